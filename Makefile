@@ -1,0 +1,36 @@
+# `make latency` runs the main job, `make test` passes the tests; both set up .venv from nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/csrc/*)
+
+.PHONY: latency test lint format clean
+latency: $(STAMP)
+	$(BIN)/python bench/latency.py $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror kernels/csrc/*
+	rm -rf build/typing && mkdir -p build/typing/pixelis_fast
+	ln -s $(CURDIR)/pixelis_fast/* $(CURDIR)/kernels $(CURDIR)/tools_trt build/typing/pixelis_fast/
+	MYPYPATH=build/typing $(BIN)/mypy -p pixelis_fast
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i kernels/csrc/*
+
+# torch first: sam2's build reads it, and its CUDA extension is never used here.
+$(STAMP): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet -e '.[dev,baseline,ort-gpu]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

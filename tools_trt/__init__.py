@@ -1,0 +1,1 @@
+"""The senses: typed pre -> session -> post per tool; nothing here knows the agent."""
