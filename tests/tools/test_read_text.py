@@ -1,0 +1,231 @@
+"""read_text against rapidocr, which runs the same weights through its own code.
+
+The oracle runs on ONNX Runtime in fp32 with the same resize limit, and the reader compared with it
+batches six lines padded to the widest as the oracle does, so both graphs see the same pixels. The
+default padding differs (each line to its own width); its readings may differ in a character.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rapidfuzz.distance import Levenshtein
+from rapidocr import RapidOCR
+
+from pixelis_fast.tools_trt.geometry import box_to_px
+from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
+from pixelis_fast.tools_trt.results import ToolInputError
+from pixelis_fast.tools_trt.store import MediaStore
+from pixelis_fast.tools_trt.text_detector import DetectorConfig
+from pixelis_fast.tools_trt.text_order import reading_order
+from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig, read_ctc
+from tests.media import clip, picture
+from tests.tools.rendered import LINES, document
+
+SHORT_SIDE = 384
+"""Below the default of 736, which would cost four times the time."""
+BOX_PX = 1.0
+"""Largest difference of a box's side, on top of rounding to thousandths of the frame."""
+SAME_CHARACTERS = 0.98
+"""Least share of equal characters between default padding and the oracle's."""
+ORACLE_BATCHES = RecognizerConfig(batch_size=6, width_step=None)
+SMALL = ReadTextConfig(detector=DetectorConfig(short_side=SHORT_SIDE))
+LIKE_ORACLE = replace(SMALL, recognizer=ORACLE_BATCHES)
+
+CASES = {
+    "page": lambda: picture("page.png"),
+    "text": lambda: picture("text.png"),
+    "coins": lambda: picture("coins.png"),
+    "astronaut": lambda: picture("astronaut.png"),
+    "coffee": lambda: picture("coffee.png"),
+    "rocket": lambda: picture("rocket.jpg"),
+    "small": lambda: document(12, width=300),
+    "serif": lambda: document(16, name="DejaVuSerif.ttf"),
+    "bold": lambda: document(22, name="DejaVuSans-Bold.ttf", width=640),
+    "mono turned 8": lambda: document(16, name="DejaVuSansMono.ttf", angle=8),
+    "turned -5": lambda: document(16, angle=-5),
+    "upside down": lambda: document(16, angle=180),
+    "standing": lambda: document(16, angle=90),
+    "white on blue": lambda: document(18, ink=(255,) * 3, paper=(20, 40, 120)),
+    "one wide line": lambda: document(18, lines=LINES[:1], width=900)[15:55],
+    "very large": lambda: document(70, lines=LINES[:2], width=2400),
+    "thin": lambda: document(14, lines=LINES[:1], width=300)[18:44],
+    "blank": lambda: np.full((120, 160, 3), 255, np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def store():
+    return MediaStore()
+
+
+@pytest.fixture(scope="module")
+def reader(store):
+    return ReadText(store, backend="openvino", config=SMALL)
+
+
+@pytest.fixture(scope="module")
+def like_oracle(store):
+    return ReadText(store, backend="openvino", config=LIKE_ORACLE)
+
+
+def make_oracle(short_side):
+    threads = dict.fromkeys(("intra_op_num_threads", "inter_op_num_threads"), 1)
+    params = {f"EngineConfig.onnxruntime.{key}": value for key, value in threads.items()}
+    limits = {"Det.limit_side_len": short_side, "Global.log_level": "critical"}
+    return RapidOCR(params=params | limits)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return make_oracle(SHORT_SIDE)
+
+
+def read_by_oracle(oracle, image_HWC):
+    """{(text, whole-pixel box)} as (text, bounds) pairs."""
+    output = oracle(np.ascontiguousarray(image_HWC[..., ::-1]))
+    if output.boxes is None:
+        return []
+    bounds = [(*quad.min(0), *quad.max(0)) for quad in np.asarray(output.boxes)]
+    return sorted(zip(output.txts, bounds, strict=True))
+
+
+def assert_equals_oracle(lines, expected, info):
+    found = sorted((line.text, line.box) for line in lines)
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    unit = np.array((info.width, info.height) * 2) / 1000
+    for (_, box), (_, bounds) in zip(found, expected, strict=True):
+        assert (np.abs(np.array(box) * unit - bounds) <= BOX_PX + unit).all(), (box, bounds)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_read_text_equals_rapidocr(store, like_oracle, oracle, case):
+    info = store.add_image(CASES[case]())
+    expected = read_by_oracle(oracle, store.image(info.id))
+    assert_equals_oracle(like_oracle(info.id).lines, expected, info)
+
+
+def test_default_padding_reads_nearly_the_same(store, reader, like_oracle):
+    """Lines read with little confidence are noise in either."""
+    ours, theirs = [], []
+    for case in ("page", "coins", "small", "serif", "bold", "turned -5"):
+        info = store.add_image(CASES[case]())
+        ours += [line.text for line in reader(info.id).lines if line.score > 0.8]
+        theirs += [line.text for line in like_oracle(info.id).lines if line.score > 0.8]
+    assert len(ours) == len(theirs) > 20
+    assert Levenshtein.normalized_similarity("\n".join(ours), "\n".join(theirs)) > SAME_CHARACTERS
+
+
+def test_a_line_reads_the_same_beside_any_other(store, reader):
+    alone = reader(store.add_image(document(20, lines=LINES[:1], width=600)).id).lines[0]
+    beside = reader(store.add_image(document(20, lines=(LINES[0], "x"), width=600)).id).lines[0]
+    assert alone.text == beside.text
+
+
+def test_read_text_equals_rapidocr_at_default_size(store):
+    info = store.add_image(picture("page.png"))
+    expected = read_by_oracle(make_oracle(736), store.image(info.id))
+    config = ReadTextConfig(recognizer=ORACLE_BATCHES)
+    result = ReadText(store, backend="ort", config=config)(info.id)
+    assert_equals_oracle(result.lines, expected, info)
+    assert result.engine == "ort:pp-ocrv6-small"
+    assert result.degraded is None
+    assert "Region-based segmentation" in [line.text for line in result.lines]
+
+
+@pytest.mark.parametrize("angle", [0, 6, 180])
+def test_rendered_documents_are_read_right(store, reader, angle):
+    result = reader(store.add_image(document(20, angle=angle, width=600)).id)
+    found = [line.text for line in result.lines]
+    expected = LINES if angle < 90 else LINES[::-1]
+    for text, truth in zip(found, expected, strict=True):
+        assert (
+            Levenshtein.normalized_similarity(text.replace(" ", ""), truth.replace(" ", "")) > 0.93
+        )
+
+
+def test_polygon_starts_at_the_text_s_own_top_left(store, reader):
+    upright = reader(store.add_image(document(20, width=600)).id).lines[0]
+    turned = reader(store.add_image(document(20, width=600, angle=180)).id).lines[-1]
+    standing = reader(store.add_image(document(20, width=600, angle=90)).id).lines[0]
+    # Turned counter-clockwise, text runs upwards: it starts at the bottom left.
+    for line, first in ((upright, 0), (turned, 2), (standing, 3)):
+        x0, y0, x1, y1 = line.box
+        corners = np.roll([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], -first, axis=0)
+        assert np.abs(corners - line.polygon).max() <= 8
+
+
+def test_a_box_restricts_reading(store, reader):
+    info = store.add_image(document(20, width=600))
+    whole = reader(info.id).lines
+    third = whole[2].box
+    box = (0, max(third[1] - 30, 0), 1000, third[3] + 30)
+    (line,) = reader(info.id, box).lines
+    assert line.text == whole[2].text
+    assert np.abs(np.subtract(line.box, third)).max() <= 12
+    image = store.image(info.id)
+    x0, y0, x1, y1 = box_to_px(box, info.width, info.height)
+    cut = store.add_image(image[y0:y1, x0:x1])
+    assert [line.text] == [other.text for other in reader(cut.id).lines]
+
+
+def test_results_change_with_the_pixels(store, reader):
+    one = reader(store.add_image(document(20, lines=("Platform 7",), width=300)).id)
+    other = reader(store.add_image(document(20, lines=("Platform 9",), width=300)).id)
+    assert [line.text for line in one.lines] == ["Platform 7"]
+    assert [line.text for line in other.lines] == ["Platform 9"]
+
+
+def test_a_blank_picture_has_no_lines(store, reader):
+    assert reader(store.add_image(np.full((200, 300, 3), 255, np.uint8)).id).lines == ()
+
+
+def test_a_kept_result_equals_a_fresh_one(store):
+    info = store.add_image(document(16))
+    keeping = ReadText(store, backend="openvino", config=SMALL)
+    fresh = ReadText(store, backend="openvino", config=replace(SMALL, memo_size=0))
+    first, second = keeping(info.id), keeping(info.id)
+    assert first == second == fresh(info.id) == fresh(info.id)
+    assert second.stage_ms.run == 0 < first.stage_ms.run
+    assert fresh(info.id).stage_ms.run > 0
+    assert keeping(info.id, (0, 0, 1000, 500)) != first
+
+
+def test_stages_are_measured(store):
+    reader = ReadText(store, backend="openvino", config=replace(SMALL, memo_size=0))
+    stages = reader(store.add_image(document(16)).id).stage_ms
+    assert min(stages.queue, stages.pre, stages.run, stages.post) > 0
+
+
+def test_frames_need_a_time(store, reader):
+    video = store.add_video(clip("carphone_pristine.mp4"))
+    assert isinstance(reader(video.id, time_s=1.0).lines, tuple)
+    with pytest.raises(ToolInputError, match="time: expected"):
+        reader(video.id)
+    with pytest.raises(ToolInputError, match="time: expected"):
+        reader(store.add_image(document(16)).id, time_s=1.0)
+
+
+def test_bad_boxes_are_refused(store, reader):
+    info = store.add_image(document(16))
+    for box in [(0, 0, 0, 0), (0, 0, 1001, 5), ()]:
+        with pytest.raises(ToolInputError, match="box: expected"):
+            reader(info.id, box)
+
+
+def test_read_ctc():
+    alphabet = ["", "a", "b", " "]
+    probability = np.array([0.9, 0.5, 0.7, 0.9, 0.6, 0.8, 0.9], np.float32)
+    line = read_ctc(np.array([0, 1, 1, 0, 1, 3, 2]), probability, alphabet)
+    assert line.text == "aa b"
+    assert line.score == pytest.approx((0.5 + 0.6 + 0.8 + 0.9) / 4)
+    assert read_ctc(np.zeros(3, int), probability[:3], alphabet).score == 0
+
+
+def test_reading_order():
+    def quad(x, y, width=50, height=10):
+        return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
+
+    boxes = [quad(100, 3), quad(0, 40), quad(0, 0), quad(200, 0), quad(60, 44)]
+    assert reading_order(boxes) == [2, 0, 3, 1, 4]
+    assert reading_order([]) == []

@@ -1,0 +1,167 @@
+"""Videos: timestamps, nearest frames, seeking, variable rates, rotation, broken files."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from pixelis_fast.tools_trt.results import ToolInputError
+from pixelis_fast.tools_trt.store import MediaStore
+from pixelis_fast.tools_trt.video import decode_frames, index_video
+from tests.media import clip
+
+CLIPS = {"bikes.mp4": (250, 10.0), "carphone_pristine.mp4": (120, 4.004)}
+
+
+def flat(level, *, width=64, height=48):
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def encode(frames, pts, *, time_base=Fraction(1, 100), gop=1000, codec="mpeg4"):
+    """An mp4 of the frames at these timestamps."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.gop_size = "yuv420p", gop
+        stream.codec_context.time_base = stream.time_base = time_base
+        for image, time in zip(frames, pts, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def all_frames(data):
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_add_video_real_clips(name):
+    info = MediaStore().add_video(clip(name))
+    assert (info.num_frames, info.duration_s) == pytest.approx(CLIPS[name])
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_frames_equal_a_plain_decode(name):
+    data = clip(name).read_bytes()
+    index = index_video(data)
+    expected = all_frames(data)
+    numbers = [len(expected) - 1, 0, 77, 78, 40]
+    found = decode_frames(data, index, numbers)
+    assert sorted(found) == sorted(numbers)
+    for n, image in found.items():
+        np.testing.assert_array_equal(image, expected[n])
+
+
+def test_frames_keep_order_and_repeats():
+    store = MediaStore()
+    video = store.add_video(clip("carphone_pristine.mp4"))
+    times = [2.0, 0.5, 2.0, 2.001]
+    frames = store.frames(video.id, times)
+    assert frames[0] is frames[2] is frames[3]
+    for time_s, image in zip(times, frames, strict=True):
+        np.testing.assert_array_equal(image, store.frame(video.id, time_s))
+    assert not np.array_equal(frames[0], frames[1])
+
+
+def test_variable_frame_rate_is_kept():
+    pts = [0, 10, 15, 100, 300]
+    levels = [10, 60, 110, 160, 210]
+    store = MediaStore()
+    video = store.add_video(encode([flat(level) for level in levels], pts))
+    assert store.index(video.id).times_s == pytest.approx([p / 100 for p in pts])
+    for time_s, level in [(0.0, 10), (0.11, 60), (0.16, 110), (0.9, 160), (2.1, 210), (1.9, 160)]:
+        assert abs(store.frame(video.id, time_s).mean() - level) < 4
+
+
+def test_times_start_at_the_first_frame():
+    index = index_video(encode([flat(10), flat(90)], [500, 600]))
+    assert index.times_s == pytest.approx((0.0, 1.0))
+
+
+def test_nearest_prefers_the_earlier_frame_in_a_tie():
+    index = index_video(encode([flat(10), flat(90)], [0, 100]))
+    assert [index.nearest(t) for t in (-1, 0.49, 0.5, 0.51, 9)] == [0, 0, 0, 1, 1]
+
+
+def test_seeks_between_keyframes_are_exact():
+    levels = list(range(0, 240, 4))
+    data = encode([flat(v) for v in levels], range(0, len(levels) * 4, 4), gop=7)
+    index = index_video(data)
+    assert len(index.keyframes) > 5
+    expected = all_frames(data)
+    for numbers in ([0], [6], [7], [13, 14], [59], [3, 30, 31, 58], list(range(60))):
+        found = decode_frames(data, index, numbers)
+        for n in numbers:
+            np.testing.assert_array_equal(found[n], expected[n])
+
+
+def test_rotation_is_applied():
+    image = flat(0)
+    image[:24, :32] = 255
+    data = bytearray(encode([image] * 3, [0, 4, 8]))
+    # The display matrix of the track header: 9 numbers of 4 bytes, 40 bytes after the version.
+    matrix = data.index(b"tkhd") + 4 + 40
+    quarter = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
+    data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in quarter)
+    store = MediaStore()
+    video = store.add_video(bytes(data))
+    assert (video.width, video.height) == (48, 64)
+    shown = store.frame(video.id, 0.0)
+    assert shown.shape == (64, 48, 3)
+    # A quarter turn clockwise brings the bright top left corner to the top right.
+    assert shown[:30, 26:].mean() > 200 > 50 > shown[:30, :22].mean()
+
+
+def test_a_time_outside_the_video_is_refused():
+    store = MediaStore()
+    video = store.add_video(clip("carphone_pristine.mp4"))
+    store.frame(video.id, video.duration_s)
+    for time_s in (-0.1, video.duration_s + 0.1, float("nan"), None):
+        with pytest.raises(ToolInputError, match="time: expected"):
+            store.frame(video.id, time_s)
+    with pytest.raises(ToolInputError, match="time: expected"):
+        store.add_crop(video.id, (0, 0, 500, 500), 99.0, 64, 64)
+
+
+def sound_only():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+    return buffer.getvalue()
+
+
+def no_frames():
+    data = clip("carphone_pristine.mp4").read_bytes()
+    start = data.index(b"mdat") + 4
+    return data[:start] + bytes(len(data) - start) if data.index(b"moov") < start else data[:start]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [bytes, lambda: b"not a video", sound_only, no_frames, lambda: "no/such/clip.mp4"],
+    ids=["empty", "text", "sound", "no-frames", "path"],
+)
+def test_broken_video_is_refused_and_nothing_is_lost(make):
+    store = MediaStore()
+    kept = store.add_video(encode([flat(10), flat(90)], [0, 100]))
+    with pytest.raises(ToolInputError, match=r"expected .* got"):
+        store.add_video(make())
+    assert abs(store.frame(kept.id, 1.0).mean() - 90) < 4
+
+
+def test_frames_share_the_budget():
+    frame_bytes = 176 * 144 * 3
+    store = MediaStore(byte_budget=3 * frame_bytes)
+    video = store.add_video(clip("carphone_pristine.mp4"))
+    frames = store.frames(video.id, [0.0, 1.0, 2.0, 3.0])
+    assert store.pixel_bytes <= 3 * frame_bytes
+    np.testing.assert_array_equal(store.frame(video.id, 0.0), frames[0])

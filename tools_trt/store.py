@@ -1,0 +1,258 @@
+"""Media by content: encoded bytes are kept, decoded pixels are cached under a byte budget.
+
+The id of a picture or video is the sha256 of its encoded bytes; the id of a crop is the sha256 of
+its recipe, so a zoom's result has a name before its pixels exist. Pixels that were dropped are
+made again from the source, which is never dropped. A call that fails changes nothing. Safe to
+share between threads: two threads that miss at once may both decode, and get equal pixels.
+
+Pixels are handed out read-only, because everyone shares them. Knows no tool and no agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pixelis_fast.kernels.resize import resize
+from pixelis_fast.kernels.resize.op import FILTERS, Filter
+from pixelis_fast.tools_trt.geometry import box_to_px, check_box
+from pixelis_fast.tools_trt.images import decode_image, encode_array, normalise_array
+from pixelis_fast.tools_trt.media import MAX_CROP_SIDE, CropRecipe, MediaInfo, Source
+from pixelis_fast.tools_trt.media_folder import read_folder, write_folder
+from pixelis_fast.tools_trt.pixel_cache import PixelCache
+from pixelis_fast.tools_trt.results import ToolInputError
+from pixelis_fast.tools_trt.video import VideoIndex, decode_frames, index_video
+
+__all__ = ["CropRecipe", "MediaInfo", "MediaStore"]
+
+
+class MediaStore:
+    """Images, videos and crops by id.
+
+    Example:
+        store = MediaStore()
+        page = store.add_image("page.png")
+        crop = store.add_crop(page.id, (0, 0, 500, 500), None, 512, 512)
+        pixels_HWC = store.image(crop.id)
+    """
+
+    def __init__(self, byte_budget: int = 1 << 30) -> None:
+        self._pixels = PixelCache(byte_budget)
+        self._sources: dict[str, Source] = {}
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Decoded bytes held now; at most the budget."""
+        return self._pixels.num_bytes
+
+    def __contains__(self, media_id: str) -> bool:
+        return media_id in self._sources
+
+    def add_image(self, image: bytes | str | Path | np.ndarray) -> MediaInfo:
+        """Encoded bytes, a path, or a uint8 array HW/HWC; the same content gets the same id."""
+        encoded = _encoded_image(image)
+        media_id = hashlib.sha256(encoded).hexdigest()
+        if media_id in self._sources:
+            return self._sources[media_id].info
+        pixels = decode_image(encoded)
+        pixels_id = _pixels_id(pixels)
+        info = MediaInfo(media_id, "image", pixels.shape[1], pixels.shape[0])
+        self._pixels.put(pixels_id, pixels)
+        return self._add(Source(info, encoded=encoded, pixels_id=pixels_id))
+
+    def add_video(self, video: bytes | str | Path) -> MediaInfo:
+        """Encoded bytes or a path; decodes once to learn every frame's time."""
+        encoded = _read(video, "video")
+        media_id = hashlib.sha256(encoded).hexdigest()
+        if media_id in self._sources:
+            return self._sources[media_id].info
+        index = index_video(encoded)
+        size = (index.width, index.height, len(index.pts), index.duration_s)
+        info = MediaInfo(media_id, "video", *size)
+        return self._add(Source(info, encoded=encoded, index=index, pixels_id=media_id))
+
+    def add_crop(
+        self,
+        parent_id: str,
+        box: Sequence[int],
+        time_s: float | None,
+        width: int,
+        height: int,
+        filter: Filter = "bicubic",
+    ) -> MediaInfo:
+        """Part of a picture or frame, resized; pixels are made when first asked for."""
+        return self._add_recipe(self._recipe(parent_id, box, time_s, width, height, filter))
+
+    def info(self, media_id: str) -> MediaInfo:
+        return self._source(media_id).info
+
+    def pixels_id(self, media_id: str, time_s: float | None = None) -> str:
+        """Key for results computed from pixels: equal keys mean equal pixels."""
+        source = self._source(media_id)
+        if source.index is None:
+            _refuse_time(source.info, time_s)
+            return source.pixels_id
+        return f"{source.pixels_id}@{self._frame_number(source, time_s)}"
+
+    def recipe(self, media_id: str) -> CropRecipe | None:
+        """How a crop was made; None for media that were added."""
+        return self._source(media_id).recipe
+
+    def index(self, media_id: str) -> VideoIndex:
+        """Times of a video's frames."""
+        source = self._source(media_id)
+        if source.index is None:
+            raise ToolInputError(f"media: expected a video, got the image {media_id}")
+        return source.index
+
+    def encoded(self, media_id: str) -> bytes:
+        """The bytes that were added; a crop has none."""
+        source = self._source(media_id)
+        if source.encoded is None:
+            raise ToolInputError(f"media: expected added media, got the crop {media_id}")
+        return source.encoded
+
+    def image(self, media_id: str) -> np.ndarray:
+        """RGB uint8 HWC of an image or a crop, read-only."""
+        source = self._source(media_id)
+        if source.index is not None:
+            raise ToolInputError(f"media: expected an image, got the video {media_id}")
+        return self._pixels.get_or_make(source.pixels_id, lambda: self._make(source))
+
+    def frame(self, media_id: str, time_s: float | None = None) -> np.ndarray:
+        """The frame nearest to a time; with time_s None, the image itself."""
+        source = self._source(media_id)
+        if source.index is None:
+            _refuse_time(source.info, time_s)
+            return self.image(media_id)
+        return self._frames(source, [self._frame_number(source, time_s)])[0]
+
+    def frames(self, media_id: str, times_s: Sequence[float]) -> list[np.ndarray]:
+        """The frames nearest to some times, decoded in one forward pass."""
+        source = self._source(media_id)
+        if source.index is None:
+            raise ToolInputError(f"media: expected a video, got the image {media_id}")
+        return self._frames(source, [self._frame_number(source, t) for t in times_s])
+
+    def export(self, media_ids: Iterable[str], folder: str | Path) -> None:
+        """Writes media, and the parents of crops, into a folder that `import_folder` reads."""
+        ids: dict[str, None] = {}
+        for media_id in media_ids:
+            ids |= dict.fromkeys(self._with_parents(media_id))
+        write_folder([self._source(media_id) for media_id in ids], Path(folder))
+
+    def import_folder(self, folder: str | Path) -> list[MediaInfo]:
+        """Adds everything an `export` wrote; each entry must hash to the id it bears."""
+        return [self._add_entry(entry) for entry in read_folder(Path(folder))]
+
+    def _add_entry(self, entry: tuple[str, bytes] | CropRecipe) -> MediaInfo:
+        if isinstance(entry, CropRecipe):
+            return self._add_recipe(entry)
+        kind, encoded = entry
+        return self.add_video(encoded) if kind == "video" else self.add_image(encoded)
+
+    def _with_parents(self, media_id: str) -> list[str]:
+        recipe = self._source(media_id).recipe
+        return [*(self._with_parents(recipe.parent_id) if recipe else []), media_id]
+
+    def _add_recipe(self, recipe: CropRecipe) -> MediaInfo:
+        info = MediaInfo(recipe.id, "image", recipe.width, recipe.height)
+        return self._add(Source(info, recipe=recipe, pixels_id=recipe.id))
+
+    def _add(self, source: Source) -> MediaInfo:
+        return self._sources.setdefault(source.info.id, source).info
+
+    def _source(self, media_id: str) -> Source:
+        source = self._sources.get(media_id)
+        if source is None:
+            raise ToolInputError(f"media: expected an id of the store, got {media_id!r}")
+        return source
+
+    def _recipe(
+        self,
+        parent_id: str,
+        box: Sequence[int],
+        time_s: float | None,
+        width: int,
+        height: int,
+        filter: Filter,
+    ) -> CropRecipe:
+        if filter not in FILTERS:
+            raise ToolInputError(f"filter: expected one of {', '.join(FILTERS)}, got {filter!r}")
+        if not (1 <= width <= MAX_CROP_SIDE and 1 <= height <= MAX_CROP_SIDE):
+            raise ToolInputError(
+                f"crop: expected sides of 1..{MAX_CROP_SIDE} pixels, got {width}x{height}"
+            )
+        source = self._source(parent_id)
+        if source.index is None:
+            _refuse_time(source.info, time_s)
+            return CropRecipe(parent_id, check_box(box), None, width, height, filter)
+        frame = self._frame_number(source, time_s)
+        return CropRecipe(parent_id, check_box(box), frame, width, height, filter)
+
+    def _make(self, source: Source) -> np.ndarray:
+        if source.encoded is not None:
+            return decode_image(source.encoded)
+        assert source.recipe is not None, "an image has encoded bytes or a recipe"
+        return self._make_crop(source.recipe)
+
+    def _make_crop(self, recipe: CropRecipe) -> np.ndarray:
+        parent = self._source(recipe.parent_id)
+        image_HWC = (
+            self.image(recipe.parent_id)
+            if recipe.frame is None
+            else self._frames(parent, [recipe.frame])[0]
+        )
+        x0, y0, x1, y1 = box_to_px(recipe.box, parent.info.width, parent.info.height)
+        part_HWC = image_HWC[y0:y1, x0:x1]
+        if part_HWC.shape[:2] == (recipe.height, recipe.width):
+            return part_HWC.copy()
+        return resize(part_HWC, recipe.height, recipe.width, filter=recipe.filter)
+
+    def _frame_number(self, source: Source, time_s: float | None) -> int:
+        assert source.index is not None, "only a video has frames"
+        end = source.index.duration_s
+        if time_s is None or not math.isfinite(time_s) or not 0 <= time_s <= end:
+            raise ToolInputError(f"time: expected 0..{end:.3f} seconds of the video, got {time_s}")
+        return source.index.nearest(time_s)
+
+    def _frames(self, source: Source, numbers: Sequence[int]) -> list[np.ndarray]:
+        assert source.index is not None, "only a video has frames"
+        assert source.encoded is not None, "a video has encoded bytes"
+        found = {n: self._pixels.get((source.info.id, n)) for n in set(numbers)}
+        missing = [n for n, pixels in found.items() if pixels is None]
+        if missing:
+            decoded = decode_frames(source.encoded, source.index, missing)
+            found |= {n: self._pixels.put((source.info.id, n), p) for n, p in decoded.items()}
+        return [pixels for n in numbers if (pixels := found[n]) is not None]
+
+
+def _encoded_image(image: bytes | str | Path | np.ndarray) -> bytes:
+    return (
+        encode_array(normalise_array(image))
+        if isinstance(image, np.ndarray)
+        else _read(image, "image")
+    )
+
+
+def _read(media: bytes | str | Path, kind: str) -> bytes:
+    if isinstance(media, bytes):
+        return media
+    try:
+        return Path(media).read_bytes()
+    except OSError as error:
+        raise ToolInputError(f"{kind}: expected a readable file, got {media} ({error})") from error
+
+
+def _pixels_id(pixels_HWC: np.ndarray) -> str:
+    shape = np.asarray(pixels_HWC.shape, dtype="<i8").tobytes()
+    return hashlib.sha256(shape + pixels_HWC.tobytes()).hexdigest()
+
+
+def _refuse_time(info: MediaInfo, time_s: float | None) -> None:
+    if time_s is not None:
+        raise ToolInputError(f"time: expected none for an image, got {time_s}")

@@ -1,0 +1,150 @@
+"""Videos: an index of timestamps made by one sequential decode, and frames by exact time.
+
+Times are seconds after the first frame. `decode_frames` visits the wanted frames in one forward
+pass and seeks only where a later keyframe saves decoding. Variable frame rates are kept: the
+index holds every frame's own time. Knows no store and caches nothing.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from pixelis_fast.tools_trt.results import ToolInputError
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Where every frame of a video lies in time.
+
+    Example:
+        VideoIndex(640, 272, (0, 512), times_s=(0.0, 0.04), keyframes=(0,), duration_s=0.08)
+    """
+
+    width: int
+    """After rotation, as a player shows it."""
+    height: int
+    pts: tuple[int, ...]
+    """Presentation timestamps in the stream's time base, ascending."""
+    times_s: tuple[float, ...]
+    """Seconds after the first frame."""
+    keyframes: tuple[int, ...]
+    """Numbers of the frames that decode without their predecessors."""
+    duration_s: float
+    """End of the last frame."""
+
+    def nearest(self, time_s: float) -> int:
+        """Number of the frame whose time is closest, the earlier one in a tie."""
+        after = bisect.bisect_left(self.times_s, time_s)
+        around = [n for n in (after - 1, after) if 0 <= n < len(self.times_s)]
+        return min(around, key=lambda n: abs(self.times_s[n] - time_s))
+
+    def keyframe_before(self, number: int) -> int:
+        """The last keyframe at or before a frame."""
+        return self.keyframes[bisect.bisect_right(self.keyframes, number) - 1]
+
+
+def index_video(encoded: bytes) -> VideoIndex:
+    """Decodes the whole video once, without colour conversion."""
+    return _reading(encoded, _index)
+
+
+def decode_frames(
+    encoded: bytes, index: VideoIndex, numbers: Iterable[int]
+) -> dict[int, np.ndarray]:
+    """{number: RGB uint8 HWC} of the wanted frames."""
+    wanted = sorted(set(numbers))
+    return _reading(encoded, lambda container: dict(_decode(container, index, wanted)))
+
+
+def _reading(encoded: bytes, work: Callable[[Any], Any]) -> Any:
+    """Runs the work on an open container; decoder errors become ToolInputError."""
+    try:
+        with av.open(io.BytesIO(encoded)) as container:
+            if not container.streams.video:
+                raise ToolInputError("video: expected a video stream, got none")
+            return work(container)
+    except (av.FFmpegError, EOFError) as error:
+        raise ToolInputError(
+            f"video: expected an encoded video, got {len(encoded)} bytes that do not decode "
+            f"({error})"
+        ) from error
+
+
+def _index(container: Any) -> VideoIndex:
+    stream = _video_stream(container)
+    pts, keyframes, last = [], [], None
+    for last in container.decode(stream):
+        if last.pts is None:
+            raise ToolInputError("video: expected a timestamp on every frame, got none")
+        pts.append(last.pts)
+        if last.key_frame:
+            keyframes.append(last.pts)
+    if last is None:
+        raise ToolInputError("video: expected at least one frame, got a video of length zero")
+    order = tuple(sorted(set(pts)))
+    times_s = tuple(float((value - order[0]) * stream.time_base) for value in order)
+    tail_s = float(last.duration * stream.time_base) if last.duration else _median_gap(times_s)
+    number = {value: n for n, value in enumerate(order)}
+    starts = tuple(sorted({number[value] for value in keyframes} | {0}))
+    turned = last.rotation % 180 != 0
+    width, height = (last.height, last.width) if turned else (last.width, last.height)
+    return VideoIndex(width, height, order, times_s, starts, times_s[-1] + tail_s)
+
+
+def _decode(
+    container: Any, index: VideoIndex, wanted: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    stream = _video_stream(container)
+    numbers = {value: n for n, value in enumerate(index.pts)}
+    for start, run in _runs(index, wanted):
+        if start > 0:
+            container.seek(index.pts[start], stream=stream, backward=True)
+        left = set(run)
+        for frame in container.decode(stream):
+            number = numbers.get(frame.pts)
+            if number in left:
+                left.discard(number)
+                yield number, _rgb(frame, index)
+            if not left:
+                break
+        if left:
+            raise ToolInputError(f"video: expected frames {sorted(left)}, got an early end")
+
+
+def _runs(index: VideoIndex, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Wanted frames grouped by the keyframe that decoding them starts from."""
+    runs: dict[int, list[int]] = {}
+    for number in wanted:
+        runs.setdefault(index.keyframe_before(number), []).append(number)
+    return list(runs.items())
+
+
+def _rgb(frame: Any, index: VideoIndex) -> np.ndarray:
+    image_HWC = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4
+    upright = np.ascontiguousarray(np.rot90(image_HWC, quarter_turns))
+    if upright.shape != (index.height, index.width, 3):
+        raise ToolInputError(
+            f"video: expected frames of {index.width}x{index.height}, got "
+            f"{upright.shape[1]}x{upright.shape[0]}"
+        )
+    return upright
+
+
+def _video_stream(container: Any) -> Any:
+    stream = container.streams.video[0]
+    # One thread: callers decide how many cores a tool takes.
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _median_gap(times_s: tuple[float, ...]) -> float:
+    gaps = np.diff(times_s)
+    return float(np.median(gaps)) if len(gaps) else 0.0
