@@ -1,0 +1,113 @@
+"""Qwen3-VL: one forward for rollout and training.
+
+`encode_vision` turns patches into tokens, `hidden` runs the decoder over a packed batch (with
+caches for generation, without for training), `logits` applies the head. The log-probs of a rollout
+are the trainer's because both come from here. Weights come and go through weights.py; sampling,
+prompts and scheduling are elsewhere.
+
+Shapes: N = tokens of all sequences, P = patches, K = values of a patch, D = hidden, V = vocabulary,
+M = vision tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from pixelis_fast.policy.attention import Packing, cache_masks
+from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
+from pixelis_fast.policy.cache import KVCache
+from pixelis_fast.policy.config import PolicyConfig
+from pixelis_fast.policy.decoder import Context, Layer, RMSNorm
+from pixelis_fast.policy.positions import Grid
+from pixelis_fast.policy.rope import text_rotation
+from pixelis_fast.policy.vision import VisionTower
+
+
+class Policy(nn.Module):
+    """The vision tower, the decoder and the head."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = config.text
+        self.vision = VisionTower(config.vision)
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.layers = nn.ModuleList(Layer(text, index) for index in range(text.num_layers))
+        self.norm = RMSNorm(text.hidden_size, text.rms_norm_eps)
+        self.lm_head = (
+            None if config.tied else nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's matrix, for losses that never build logits."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def new_cache(self, capacity: int = 256) -> KVCache:
+        """An empty cache that fits this policy."""
+        return KVCache(self.config.text, capacity=capacity, device=self.device, dtype=self.dtype)
+
+    def encode_vision(self, patches_PK: Tensor, grids_thw: Sequence[Grid]) -> VisionFeatures:
+        """Tokens of all grids, concatenated; grids are in patches, before merging."""
+        return self.vision(patches_PK, grids_thw)
+
+    def hidden(self, batch: PackedBatch, caches: Sequence[KVCache] | None = None) -> Tensor:
+        """(N, D) behind the final norm; with caches, sequence b goes on behind caches[b]."""
+        context = self._context(batch, caches)
+        x_ND = self._embed(batch)
+        deepstack = batch.visual.deepstack if batch.visual is not None else ()
+        for index, layer in enumerate(self.layers):
+            x_ND = layer(x_ND, context)
+            if index < len(deepstack):
+                x_ND = x_ND.index_add(0, batch.visual_index_M, deepstack[index].to(x_ND.dtype))
+        for kv, length in zip(caches or (), batch.lengths, strict=False):
+            kv.advance(length)
+        return self.norm(x_ND)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) in fp32."""
+        return linear(hidden_ND, self.head_weight).float()
+
+    def _embed(self, batch: PackedBatch) -> Tensor:
+        x_ND = self.embed_tokens(batch.input_ids_N)
+        if batch.visual is None:
+            return x_ND
+        return x_ND.index_copy(0, batch.visual_index_M, batch.visual.embeds_MD.to(x_ND.dtype))
+
+    def _context(self, batch: PackedBatch, caches: Sequence[KVCache] | None) -> Context:
+        text = self.config.text
+        rotation = text_rotation(
+            batch.positions_3N,
+            head_dim=text.head_dim,
+            theta=text.rope_theta,
+            section=text.mrope_section,
+            dtype=self.dtype,
+        )
+        if caches is None:
+            return Context(rotation, Packing.of(batch.lengths, self.embed_tokens.weight))
+        check_caches(caches, batch.lengths)
+        masks = cache_masks(batch.lengths, caches, device=self.device, dtype=self.dtype)
+        opened = [kv.open_window(length) for kv, length in zip(caches, batch.lengths, strict=True)]
+        return Context(rotation, Packing(batch.lengths), list(zip(*opened, strict=True)), masks)
+
+
+def check_caches(caches: Sequence[KVCache], lengths: Sequence[int]) -> None:
+    """Raises unless there is one distinct cache per sequence and no gradient is asked for."""
+    if torch.is_grad_enabled():
+        raise ValueError("caches: expected inference_mode or no_grad, got gradients enabled")
+    if len(caches) != len(lengths):
+        raise ValueError(f"caches: expected one per sequence ({len(lengths)}), got {len(caches)}")
+    if len({id(kv) for kv in caches}) != len(caches):
+        raise ValueError("caches: expected a different cache per sequence, got one twice")
