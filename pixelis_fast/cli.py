@@ -1,0 +1,159 @@
+"""`pixelis ask | rollout | doctor`: the command line. Prints results; knows no mechanism.
+
+pixelis ask picture.png "What does the sign say?"
+pixelis rollout questions.jsonl --out runs/first
+pixelis rollout --replay runs/first
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.doctor import findings
+from pixelis_fast.options import takes_agent_options
+from pixelis_fast.pictures import save_pictures
+from pixelis_fast.samples import read_samples
+from pixelis_fast.show import chain_tree, time_table
+from pixelis_fast.tools import ToolConfig, ToolError
+from pixelis_fast.trace import MEDIA_FOLDER, differences, read_trace, write_trace
+from pixelis_fast.types import Sample, Trajectory
+
+app = typer.Typer(help="Pixel-acting vision-language agents, fast.", no_args_is_help=True)
+console = Console()
+warnings = Console(stderr=True)
+
+Options = Callable[[], AgentConfig]
+
+
+@app.command()
+@takes_agent_options
+def ask(
+    media: Annotated[Path, typer.Argument(help="An image or a video.")],
+    question: Annotated[str, typer.Argument(help="What to find out.")],
+    options: Options,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and trace.")] = Path("runs/ask"),
+) -> None:
+    """Answers one question about one image or video, and shows the chain."""
+    with plain_errors():
+        agent = open_agent(options())
+        sample = Sample("ask", (agent.tools.add_media(media),), question)
+        with warnings.status("looking…"):
+            [trajectory] = agent.rollout.run([sample])
+        save_trace(out, agent, [trajectory])
+        pictures = [
+            save_pictures(step.observation, agent.tools.store, folder=out, name=f"step-{number}")
+            for number, step in enumerate(trajectory.steps, start=1)
+            if step.observation is not None
+        ]
+        console.print(chain_tree(trajectory, agent.tokenizer, pictures=pictures))
+        console.print(time_table(trajectory))
+
+
+@app.command()
+@takes_agent_options
+def rollout(
+    options: Options,
+    samples: Annotated[
+        Path | None, typer.Argument(help='JSON lines: {"id", "media": [paths], "question"}.')
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the trace.")] = Path("runs/rollout"),
+    replay: Annotated[
+        Path | None, typer.Option(help="A trace folder: run it again, compare every token.")
+    ] = None,
+) -> None:
+    """Runs a file of questions to a trace; or replays a trace, with the trace's own settings."""
+    with plain_errors():
+        if samples is not None and replay is None:
+            run_samples(samples, options(), out=out)
+        elif replay is not None and samples is None:
+            replay_trace(replay)
+        else:
+            raise ValueError("expected either a file of samples or --replay, got both or neither")
+
+
+@app.command()
+def doctor(
+    sam2: Annotated[str | None, typer.Option(help="SAM2 weights to judge the tools by.")] = None,
+) -> None:
+    """Prints devices, backends with reasons, versions, weights, and what each tool runs on."""
+    with plain_errors():
+        table = Table("section", "what", "state", title="pixelis doctor")
+        for finding in findings(ToolConfig(sam2=sam2)):
+            style = None if finding.good else "yellow"
+            table.add_row(finding.section, finding.name, escape(finding.value), style=style)
+        console.print(table)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A person's mistake ends in one sentence and exit status 2, without a traceback."""
+    try:
+        yield
+    except (ValueError, ToolError) as error:
+        warnings.print(f"[red]error:[/red] {escape(str(error))}")
+        raise typer.Exit(2) from error
+
+
+def open_agent(config: AgentConfig) -> Agent:
+    with warnings.status("opening policy and tools…"):
+        agent = build_agent(config)
+    for note in agent.degraded:
+        warnings.print(f"[yellow]degraded:[/yellow] {escape(note)}")
+    return agent
+
+
+def run_samples(path: Path, config: AgentConfig, *, out: Path) -> None:
+    agent = open_agent(config)
+    samples = read_samples(path, agent.tools)
+    with warnings.status(f"running {len(samples)} questions…"):
+        trajectories = agent.rollout.run(samples)
+    save_trace(out, agent, trajectories)
+    console.print(summary(trajectories))
+    console.print(f"trace in {out}; run it again with: pixelis rollout --replay {out}")
+
+
+def save_trace(folder: Path, agent: Agent, trajectories: Sequence[Trajectory]) -> None:
+    agent.tools.store.export(media_ids(trajectories), folder / MEDIA_FOLDER)
+    write_trace(folder, agent=agent.config.to_json(), trajectories=trajectories)
+
+
+def media_ids(trajectories: Sequence[Trajectory]) -> list[str]:
+    """Every media a trace needs: the samples' and what the tools made."""
+    asked = [media.id for t in trajectories for media in t.sample.media]
+    seen = [span.media_id for t in trajectories for span in t.spans]
+    return list(dict.fromkeys(asked + seen))
+
+
+def replay_trace(folder: Path) -> None:
+    """Runs a trace's samples again and compares tokens, log-probabilities and observations."""
+    trace = read_trace(folder)
+    agent = open_agent(AgentConfig.from_json(trace.agent))
+    agent.tools.store.import_folder(folder / MEDIA_FOLDER)
+    with warnings.status(f"replaying {len(trace.trajectories)} trajectories…"):
+        replayed = agent.rollout.run([t.sample for t in trace.trajectories])
+    found = [
+        f"{recorded.sample.id}: {difference}"
+        for recorded, again in zip(trace.trajectories, replayed, strict=True)
+        for difference in differences(recorded, again)
+    ]
+    if found:
+        raise ValueError("replay differs: " + "; ".join(found))
+    tokens = sum(len(t.ids) for t in replayed)
+    console.print(f"replayed {len(replayed)} trajectories, {tokens} tokens: identical")
+
+
+def summary(trajectories: Sequence[Trajectory]) -> Table:
+    table = Table("sample", "status", "steps", "tokens", "seconds", "answer")
+    for t in trajectories:
+        seconds = f"{sum(t.stage_ms.values()) / 1e3:.2f}"
+        status = t.status.value if t.status else "running"
+        row = (t.sample.id, status, str(len(t.steps)), str(len(t.ids)), seconds, t.answer or "")
+        table.add_row(*map(escape, row))
+    return table

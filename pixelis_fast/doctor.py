@@ -1,0 +1,87 @@
+"""What this machine can run: devices, backends with reasons, versions, weights, tools' engines."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+from pixelis_fast.kernels import _cpu
+from pixelis_fast.policy.attention import flash_varlen
+from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.tools import ToolConfig, describe_tools, probe_backends, shipped_weights
+
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "llguidance",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "rapidocr",
+    "opencv-python-headless",
+    "tensorrt",
+    "flash-attn",
+    "sam2",
+    "easyocr",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    section: str
+    name: str
+    value: str
+    good: bool = True
+
+
+def findings(tools: ToolConfig) -> list[Finding]:
+    """Everything, in the order it is printed."""
+    return [
+        *_devices(),
+        *_versions(),
+        *_backends(),
+        *_weights(),
+        *(Finding("tools", name, engine) for name, engine in describe_tools(tools).items()),
+    ]
+
+
+def _devices() -> Iterator[Finding]:
+    cpu = platform.processor() or platform.machine()
+    yield Finding("devices", "cpu", f"{cpu}, {os.cpu_count()} cores, kernels: {_cpu.simd_level()}")
+    if not torch.cuda.is_available():
+        yield Finding("devices", "cuda", "unavailable: torch finds no CUDA device", good=False)
+        return
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        yield Finding("devices", f"cuda:{index}", f"{card.name}, {card.total_memory >> 30} GiB")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "python", platform.python_version())
+    for package in PACKAGES:
+        try:
+            yield Finding("versions", package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding("versions", package, "not installed", good=False)
+
+
+def _backends() -> Iterator[Finding]:
+    yield Finding("backends", "attention", flash_varlen().reason)
+    for status in probe_backends():
+        value = "available" if status.available else "unavailable"
+        yield Finding("backends", status.name, f"{value}: {status.reason}", good=status.available)
+
+
+def _weights() -> Iterator[Finding]:
+    for path in shipped_weights():
+        yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
+    presets = ", ".join(PRESETS)
+    yield Finding("weights", "policy", f"none shipped; random weights for {presets}", good=False)

@@ -1,0 +1,36 @@
+"""Questions from a JSON-lines file: {"id": …, "media": ["path", …], "question": …} per line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pixelis_fast.tools import ToolBox
+from pixelis_fast.types import Sample
+
+
+def read_samples(path: Path, tools: ToolBox) -> list[Sample]:
+    """Stores every file named; media paths are relative to the file. Raises ValueError by line."""
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: expected at least one sample, got an empty file")
+    return [
+        _sample(_row(path, number, line), tools, folder=path.parent)
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{number}: expected a JSON object, got {error}") from error
+    if not isinstance(row, dict) or not {"id", "media", "question"} <= row.keys():
+        raise ValueError(f'{path}:{number}: expected keys "id", "media", "question", got {line}')
+    return row
+
+
+def _sample(row: dict[str, Any], tools: ToolBox, *, folder: Path) -> Sample:
+    media = tuple(tools.add_media(folder / name) for name in row["media"])
+    return Sample(str(row["id"]), media, row["question"], row.get("answer"))
