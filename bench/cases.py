@@ -99,8 +99,8 @@ PAGE = Case(
         step("I start with the heading.", "zoom", media=0, box=[0, 30, 800, 180]),
         step("I read it.", "read_text", media=0, box=[0, 30, 800, 180],
              text="Region-based segmentation"),
-        step("And how it begins.", "read_text", media=0, box=[0, 240, 1000, 550],
-             text=" ".join(PAGE_TEXT[:3])),
+        step("And how it begins.", "read_text", media=0, box=[0, 235, 1000, 450],
+             text=" ".join(PAGE_TEXT[:2])),
         answer("", "Markers for region-based segmentation of coins"),
     ),
 )  # fmt: skip
