@@ -57,15 +57,16 @@ def mapped_packages(folder: str) -> dict[str, str]:
 
 
 AGENT = find_packages(include=["pixelis_fast", "pixelis_fast.*"])
+DATA = "pixelis_fast.policy.embedded"  # the tokenizer: files only, no module
 MAPPED = mapped_packages("kernels") | mapped_packages("tools_trt")
 
 setup(
-    packages=[*AGENT, *MAPPED],
+    packages=[*AGENT, DATA, *MAPPED],
     package_dir=MAPPED,
     package_data={
         "pixelis_fast": ["py.typed"],
         "pixelis_fast.kernels": ["_cpu.pyi"],
-        "pixelis_fast.policy": ["embedded/*"],
+        DATA: ["*"],
     },
     ext_modules=[Extension("pixelis_fast.kernels._cpu", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

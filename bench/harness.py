@@ -292,6 +292,7 @@ class Report:
             "command": self.options.command,
             "machine": machine_card(self.options.device, self.options.threads),
             "baseline": self.baseline,
+            "ours": self.ours,
             "cases": [timing.as_case() for timing in self.timings],
             "ratios": self.ratios(),
             "equal": self.equal,

@@ -49,14 +49,13 @@ from bench.harness import (
 from bench.naive import NaiveArm
 from bench.naive_sam2 import SIDE, NaiveSam2, shared_weights
 from bench.naive_tools import NaiveTools, open_reader
-from bench.ours import ABLATIONS, Agents, OursArm, reference
+from bench.ours import ABLATIONS, SAM2_ABLATION, Agents, OursArm, reference
 from bench.outputs import Arm, ChainRun, compare
 from bench.pinned import PinnedChain
 from bench.record import results_folder
 from bench.scenes import fresh, scene
 from bench.waterfall import draw
-from pixelis_fast.agent import AgentConfig, build_agent
-from pixelis_fast.policy.limits import PRESET_LIMITS, MediaLimits, limits_from_folder
+from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.tools import ToolConfig
 
 RUNS, QUICK_RUNS = 5, 3
@@ -67,6 +66,7 @@ BASELINE_PACKAGES = {
 }
 """Import name -> (the operation or segmenter that needs it, its name on the index)."""
 MIN_CHAIN_RATIO = 4.0
+MIN_SHOWN_MS = 0.05
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +108,7 @@ def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progre
     needs_sam2 = any(case.segmenter == "sam2" for case in cases)
     weights = shared_weights(folder) if needs_sam2 and "sam2" not in missing else None
     task = bar.add_task("set-up: our agents", total=3 + len(cases))
-    agents = open_agents(config, sam2_weights=weights)
+    agents = open_agents(config, sam2_weights=weights, owner=None)
     bar.advance(task)
     pinned: dict[str, PinnedChain] = {}
     for case in cases:
@@ -128,30 +128,23 @@ def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progre
     if options.ablate:
         bar.update(task, description="set-up: ablations")
         for name, change in ABLATIONS.items():
-            ablated = open_agents(change(config), sam2_weights=weights)
-            share_weights(agents, ablated)
+            if name == SAM2_ABLATION and not needs_sam2:
+                continue
+            owner = agents["classical"]
+            ablated = open_agents(change(config), sam2_weights=weights, owner=owner)
             arms[name] = OursArm(ablated, pinned, name=name)
     bar.advance(task)
     degraded = {note for agent in agents.values() for note in agent.degraded}
     return Bench(config, arms, pinned, missing, tuple(sorted(degraded)))
 
 
-def open_agents(config: AgentConfig, *, sam2_weights: Path | None) -> Agents:
-    """One agent per segmenter, with one policy."""
-    agents = {"classical": build_agent(config)}
-    if sam2_weights is not None:
-        tools: ToolConfig = replace(config.tools, sam2=str(sam2_weights), sam2_side=SIDE)
-        agents["sam2"] = build_agent(replace(config, tools=tools))
-        share_weights(agents, agents)
-    return agents
-
-
-def share_weights(owners: Agents, users: Agents) -> None:
-    """Points every user's parameters at the first owner's: equal values, one copy in memory."""
-    owned = dict(owners["classical"].policy.named_parameters())
-    for agent in users.values():
-        for name, parameter in agent.policy.named_parameters():
-            parameter.data = owned[name].data
+def open_agents(config: AgentConfig, *, sam2_weights: Path | None, owner: Agent | None) -> Agents:
+    """One agent per segmenter; all share the owner's policy, or the first one's."""
+    first = build_agent(config) if owner is None else owner.variant(config)
+    if sam2_weights is None:
+        return {"classical": first}
+    tools: ToolConfig = replace(config.tools, sam2=str(sam2_weights), sam2_side=SIDE)
+    return {"classical": first, "sam2": first.variant(replace(config, tools=tools))}
 
 
 def naive_arm(
@@ -168,15 +161,11 @@ def naive_arm(
     return NaiveArm(
         agent.policy,
         agent.tokenizer,
-        limits=limits_of(config),
+        limits=agent.opened.limits,
         tools=NaiveTools(reader, sam2),
         pinned=pinned,
         device=config.device,
     )
-
-
-def limits_of(config: AgentConfig) -> MediaLimits:
-    return PRESET_LIMITS.get(config.policy) or limits_from_folder(config.policy)
 
 
 def _needs_missing(need: str, missing: Sequence[str]) -> list[str]:
@@ -243,30 +232,35 @@ def checks_of(case: Case, samples: Mapping[str, Samples], bench: Bench) -> list[
 
 
 def stage_table(report: Report) -> dict[str, Any]:
-    """Milliseconds per stage and arm, medians added up over the cases."""
-    arms = list(dict.fromkeys(timing.arm for timing in report.timings))
+    """Milliseconds per stage and arm, medians added up over the cases; traces of time left out."""
+    timings = [timing for timing in report.timings if timing.arm not in ABLATIONS]
+    arms = list(dict.fromkeys(timing.arm for timing in timings))
     totals: dict[str, dict[str, float]] = {}
-    for each in report.timings:
+    for each in timings:
         for stage, milliseconds in each.extra["stage_ms"].items():
             row = totals.setdefault(stage, dict.fromkeys(arms, 0.0))
             row[each.arm] += milliseconds
     ordered = sorted(totals.items(), key=lambda item: -max(item[1].values()))
-    rows = [[stage, *(f"{row[arm]:.1f}" for arm in arms)] for stage, row in ordered]
-    title = "Stages: milliseconds, medians added up over the cases"
+    rows = [
+        [stage, *(f"{row[arm]:.1f}" for arm in arms)]
+        for stage, row in ordered
+        if max(row.values()) >= MIN_SHOWN_MS
+    ]
+    title = f"Stages of {MIN_SHOWN_MS} ms and more: medians in ms, added up over the cases"
     return {"title": title, "columns": ["stage", *arms], "rows": rows}
 
 
 def cpu_table(report: Report) -> dict[str, Any]:
     """Processor time per chain: says how far other work on the machine stretched the wall time."""
     rows = [[t.name, t.arm, f"{t.extra['cpu_p50_ms']:.0f}", f"{t.percentile_ms(50):.0f}"]
-            for t in report.timings]  # fmt: skip
+            for t in report.timings if t.arm not in ABLATIONS]  # fmt: skip
     columns = ["case", "arm", "processor p50 ms", "wall p50 ms"]
     return {"title": "Processor time and wall time", "columns": columns, "rows": rows}
 
 
 def ablation_table(report: Report) -> dict[str, Any]:
     """What each mechanism is worth: the sum of p50 without it over the sum with all."""
-    arms = ["ours", *ABLATIONS]
+    arms = [arm for arm in ("ours", *ABLATIONS) if any(t.arm == arm for t in report.timings)]
     totals = {arm: sum(t.percentile_ms(50) for t in report.timings if t.arm == arm) for arm in arms}
     rows = [[arm, f"{totals[arm]:.0f}", f"{totals[arm] / totals['ours']:.2f}"] for arm in arms]
     title = "Ablation: our arm with one mechanism off"

@@ -157,11 +157,16 @@ def decode(mask: Mask) -> np.ndarray:
     return coco.decode({"size": list(mask.size), "counts": mask.counts}).astype(bool)
 
 
+SAM2_ABLATION = "- SAM2 features"
+"""Changes nothing where no case uses SAM2."""
 ABLATIONS: dict[str, Callable[[AgentConfig], AgentConfig]] = {
     "- session KV": lambda c: replace(c, keep_kv=False),
+    "- prefix cache": lambda c: replace(c, prefix_cache_bytes=0),
     "- vision cache": lambda c: replace(c, vision_cache_bytes=0),
+    "- both": lambda c: replace(c, keep_kv=False, vision_cache_bytes=0),
     "- jump-ahead": lambda c: replace(c, rollout=replace(c.rollout, jump_ahead=False)),
     "- pixel cache": lambda c: replace(c, tools=replace(c.tools, store_bytes=0)),
-    "- SAM2 features": lambda c: replace(c, tools=replace(c.tools, feature_cache_bytes=0)),
+    SAM2_ABLATION: lambda c: replace(c, tools=replace(c.tools, feature_cache_bytes=0)),
 }
-"""Each switches one mechanism off."""
+"""Each switches one mechanism off; with session KV the vision cache has nothing to do in one chain,
+so both are switched off together too."""

@@ -88,11 +88,10 @@ def entry(document: dict[str, Any]) -> str:
 
 
 def _case_rows(document: dict[str, Any]) -> list[str]:
-    rows, baseline = [], document["baseline"]
+    rows = []
     for case in document["cases"]:
-        named = baseline if isinstance(baseline, str) else baseline.get(case["name"])
         ratio = document["ratios"].get(case["name"])
-        shown = f"{ratio:.2f}" if ratio and case["arm"] != named else ""
+        shown = f"{ratio:.2f}" if ratio and case["arm"] == document["ours"] else ""
         points = " | ".join(f"{case[f'p{p}_ms']:.2f}" for p in (20, 50, 80, 90, 99))
         rows.append(f"| {case['name']} | {case['arm']} | {points} | {case['n']} | {shown} |")
     return rows

@@ -45,6 +45,7 @@ class AgentConfig:
     threads: int = 1
     keep_kv: bool = True
     vision_cache_bytes: int = 1 << 30
+    prefix_cache_bytes: int = 1 << 28
     tools: ToolConfig = field(default_factory=ToolConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -57,6 +58,11 @@ class AgentConfig:
     @property
     def has_random_weights(self) -> bool:
         return self.random_weights or self.policy in MEASURING_PRESETS
+
+    @property
+    def policy_settings(self) -> tuple[Any, ...]:
+        """What decides which weights lie where."""
+        return self.policy, self.has_random_weights, self.weights_seed, self.device, self.dtype
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,18 +79,26 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
+class OpenPolicy:
+    """A policy with the tokenizer and pixel limits that belong to it."""
+
+    policy: Policy
+    tokenizer: Tokenizer
+    limits: MediaLimits
+
+
+@dataclass(frozen=True)
 class Agent:
     """A ready agent.
 
     Example:
-        agent = build_agent(AgentConfig(policy="bench-36m", random_weights=True))
+        agent = build_agent(AgentConfig(policy="bench-36m"))
         media = agent.tools.add_media(Path("coins.png"))
         [trajectory] = agent.rollout.run([Sample("1", (media,), "How many coins?")])
     """
 
     config: AgentConfig
-    policy: Policy
-    tokenizer: Tokenizer
+    opened: OpenPolicy
     tools: ToolBox
     views: Views
     engine: Engine
@@ -92,20 +106,46 @@ class Agent:
     degraded: tuple[str, ...]
     """What is second best in this agent, one sentence each."""
 
+    @property
+    def policy(self) -> Policy:
+        return self.opened.policy
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.opened.tokenizer
+
+    def variant(self, config: AgentConfig) -> Agent:
+        """The same policy, in memory once, under other settings of engine, tools and loop."""
+        if config.policy_settings != self.config.policy_settings:
+            raise ValueError(
+                f"variant: expected the policy {self.config.policy_settings}, "
+                f"got {config.policy_settings}"
+            )
+        return assemble(config, self.opened)
+
 
 def build_agent(config: AgentConfig) -> Agent:
     """Loads or makes the policy, opens the tools, and wires the loop."""
     torch.set_num_threads(config.threads)
-    policy, tokenizer, limits = open_policy(config)
-    # A tower nobody trained tells pictures apart worse than their pixels do.
-    embedder = None if config.has_random_weights else VisionEmbedder(policy, limits.image)
-    tools = open_tools(config.tools, embed_frames=embedder, threads=config.threads)
+    return assemble(config, open_policy(config))
+
+
+def assemble(config: AgentConfig, opened: OpenPolicy) -> Agent:
+    policy, tokenizer, limits = opened.policy, opened.tokenizer, opened.limits
+    tools = open_tools(
+        config.tools,
+        # A tower nobody trained tells pictures apart worse than their pixels do.
+        embed_frames=None if config.has_random_weights else VisionEmbedder(policy, limits.image),
+        device=config.device,
+        threads=config.threads,
+    )
     views = Views(tools, limits, threads=config.threads)
     engine = Engine(
         policy,
         views.patches,
         keep_kv=config.keep_kv,
         vision_cache_bytes=config.vision_cache_bytes,
+        prefix_cache_bytes=config.prefix_cache_bytes,
     )
     rollout = Rollout(
         engine,
@@ -123,10 +163,10 @@ def build_agent(config: AgentConfig) -> Agent:
         policy_version=policy_version(config),
     )
     degraded = tuple(random_note(config)) + tools.degraded
-    return Agent(config, policy, tokenizer, tools, views, engine, rollout, degraded)
+    return Agent(config, opened, tools, views, engine, rollout, degraded)
 
 
-def open_policy(config: AgentConfig) -> tuple[Policy, Tokenizer, MediaLimits]:
+def open_policy(config: AgentConfig) -> OpenPolicy:
     """A checkpoint folder with its own tokenizer, or a preset with the embedded one."""
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     if config.policy in PRESETS:
@@ -139,12 +179,10 @@ def open_policy(config: AgentConfig) -> tuple[Policy, Tokenizer, MediaLimits]:
     if config.random_weights:
         raise ValueError(f"random_weights: expected a preset, got the folder {config.policy}")
     policy = load_policy(folder, device=device, dtype=dtype)
-    return policy, Tokenizer.from_folder(folder), limits_from_folder(folder)
+    return OpenPolicy(policy, Tokenizer.from_folder(folder), limits_from_folder(folder))
 
 
-def random_preset(
-    config: AgentConfig, *, device: torch.device, dtype: torch.dtype
-) -> tuple[Policy, Tokenizer, MediaLimits]:
+def random_preset(config: AgentConfig, *, device: torch.device, dtype: torch.dtype) -> OpenPolicy:
     if not config.has_random_weights:
         raise ValueError(
             f"policy: {config.policy} ships no weights; give a checkpoint folder, "
@@ -159,7 +197,7 @@ def random_preset(
         vision_end=special.vision_end,
     )
     policy = random_policy(preset, device=device, dtype=dtype, seed=config.weights_seed)
-    return policy, tokenizer, PRESET_LIMITS[config.policy]
+    return OpenPolicy(policy, tokenizer, PRESET_LIMITS[config.policy])
 
 
 def policy_version(config: AgentConfig) -> str:

@@ -235,11 +235,18 @@ class ToolBox:
 
 
 def open_tools(
-    config: ToolConfig, *, embed_frames: FrameEmbedder | None = None, threads: int = 1
+    config: ToolConfig,
+    *,
+    embed_frames: FrameEmbedder | None = None,
+    device: str = "cpu",
+    threads: int = 1,
 ) -> ToolBox:
-    """The tools on the engines the config names; embed_frames is the policy's vision tower."""
+    """The tools on the engines the config names; embed_frames is the policy's vision tower.
+
+    device is SAM2's; the other tools run on the CPU.
+    """
     store = MediaStore(config.store_bytes)
-    segmenter, tracker = open_masks(config)
+    segmenter, tracker = open_masks(config, device=device)
     read_text = ReadText(
         store,
         backend=config.text_backend,
@@ -259,7 +266,7 @@ def open_tools(
     )
 
 
-def open_masks(config: ToolConfig) -> tuple[SegmentEngine, TrackEngine]:
+def open_masks(config: ToolConfig, *, device: str) -> tuple[SegmentEngine, TrackEngine]:
     """The engines of segment and track; both SAM2 engines share one encoder."""
     if config.sam2 is None:
         return ClassicalSegment(), ClassicalTrack()
@@ -268,11 +275,11 @@ def open_masks(config: ToolConfig) -> tuple[SegmentEngine, TrackEngine]:
     from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
     from pixelis_fast.tools_trt.sam2_track import Sam2Track
 
-    side, cache_bytes = config.sam2_side, config.feature_cache_bytes
+    options: dict[str, Any] = {"device": device, "cache_bytes": config.feature_cache_bytes}
     if config.sam2 == "random":
-        sam2 = Sam2.random(config.sam2_model, side=side, cache_bytes=cache_bytes)
+        sam2 = Sam2.random(config.sam2_model, side=config.sam2_side, **options)
     else:
-        sam2 = Sam2.load(config.sam2, side=side, cache_bytes=cache_bytes)
+        sam2 = Sam2.load(config.sam2, side=config.sam2_side, **options)
     return Sam2Segment(sam2), Sam2Track(sam2)
 
 

@@ -102,10 +102,13 @@ class KVCache:
             raise ValueError(f"length: expected 0..{self.length}, got {length}")
         self.length = length
 
-    def fork(self) -> KVCache:
-        """A copy that grows on its own; the used part is copied, not the spare capacity."""
+    def fork(self, *, room: int = 0) -> KVCache:
+        """A copy that grows on its own, with room for more tokens; spare capacity is not copied."""
         twin = KVCache(
-            self.config, capacity=max(1, self.length), device=self.device, dtype=self.dtype
+            self.config,
+            capacity=max(1, self.length + room),
+            device=self.device,
+            dtype=self.dtype,
         )
         twin.length = self.length
         twin._copy_from(self._keys_LKCF, self._values_LKCF)

@@ -9,7 +9,7 @@ Legend: B sessions, N new tokens of all sessions, D hidden, V vocabulary, M visi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pixelis_fast.policy.cache import KVCache
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.policy.positions import mrope_positions
+from pixelis_fast.policy.prefix_cache import PrefixCache
 from pixelis_fast.policy.vision_cache import VisionCache
 from pixelis_fast.spans import Spans
 
@@ -54,11 +55,13 @@ class Chunk:
     """The prompt or an observation; False for generated tokens."""
 
     def __add__(self, other: Chunk) -> Chunk:
-        moved = (
-            VisionSlot(s.offset + len(self.ids), s.num_tokens, s.media_id, s.frame, s.grid_thw)
-            for s in other.slots
-        )
+        moved = (replace(slot, offset=slot.offset + len(self.ids)) for slot in other.slots)
         return Chunk(self.ids + other.ids, (*self.slots, *moved), other.opens_turn)
+
+    def after(self, num_tokens: int) -> Chunk:
+        """Without the first tokens, which hold no slot."""
+        moved = (replace(slot, offset=slot.offset - num_tokens) for slot in self.slots)
+        return Chunk(self.ids[num_tokens:], tuple(moved), self.opens_turn)
 
 
 @dataclass
@@ -71,6 +74,16 @@ class Session:
     """Every chunk so far, kept only by an engine that does not keep keys and values."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What one forward computes for one session, and where it goes on."""
+
+    chunk: Chunk
+    cache: KVCache
+    position: int
+    history: Chunk
+
+
 class Engine:
     """Runs one policy for many sessions."""
 
@@ -81,9 +94,15 @@ class Engine:
         *,
         keep_kv: bool = True,
         vision_cache_bytes: int = 1 << 30,
+        prefix_cache_bytes: int = 1 << 28,
     ) -> None:
-        """keep_kv=False prefills the whole history at each turn: the habit this engine replaces."""
+        """keep_kv=False prefills the whole history at each turn: the habit this engine replaces.
+
+        A budget of 0 turns a cache off.
+        """
         self.policy = policy
+        self.prefixes = PrefixCache(policy, byte_budget=prefix_cache_bytes)
+        self._use_prefixes = keep_kv and prefix_cache_bytes > 0
         self.vision = VisionCache(policy, byte_budget=vision_cache_bytes)
         self._load_patches = load_patches
         self._keep_kv = keep_kv
@@ -100,31 +119,44 @@ class Engine:
     def extend(
         self, sessions: Sequence[Session], chunks: Sequence[Chunk], *, spans: Spans
     ) -> Tensor:
-        """Appends chunk b to session b; returns the next token's logits_BV, fp32 on the CPU."""
-        chunks = [self._to_compute(s, chunk) for s, chunk in zip(sessions, chunks, strict=True)]
+        """Appends chunk b to session b; returns the next token's logits_BV, fp32 on the CPU.
+
+        A call that fails leaves every session as it was.
+        """
+        stage = "prefill" if any(chunk.opens_turn for chunk in chunks) else "decode"
+        with spans(stage):
+            planned = [self._plan(s, chunk) for s, chunk in zip(sessions, chunks, strict=True)]
         with spans("vision"):
-            encoded = self._encode(chunks)
-        with spans("prefill" if any(chunk.opens_turn for chunk in chunks) else "decode"):
-            packed = [self._pack(s, c, encoded) for s, c in zip(sessions, chunks, strict=True)]
+            encoded = self._encode([plan.chunk for plan in planned])
+        with spans(stage):
+            packed = [self._pack(plan, encoded) for plan in planned]
             batch = pack([one for one, _ in packed])
-            hidden_ND = self.policy.hidden(batch, [session.cache for session in sessions])
+            hidden_ND = self.policy.hidden(batch, [plan.cache for plan in planned])
             last_B = torch.tensor(batch.lengths, device=self.policy.device).cumsum(0) - 1
             logits_BV = self.policy.logits(hidden_ND[last_B]).cpu()
-        for session, (_, next_position) in zip(sessions, packed, strict=True):
+        for session, plan, (_, next_position) in zip(sessions, planned, packed, strict=True):
+            session.cache, session.history = plan.cache, plan.history
             session.next_position = next_position
         return logits_BV
 
-    def _to_compute(self, session: Session, chunk: Chunk) -> Chunk:
+    def _plan(self, session: Session, chunk: Chunk) -> Plan:
         if not chunk.ids:
             raise ValueError("chunk: expected at least one token, got none")
         if self._keep_kv:
-            return chunk
-        session.history = session.history + chunk
+            is_new = session.cache.length == 0
+            start = chunk.slots[0].offset if is_new and chunk.slots and self._use_prefixes else 0
+            return self._behind_prefix(session, chunk, start)
+        history = session.history + chunk
         if not chunk.opens_turn:
-            return chunk
-        session.cache.truncate(0)
-        session.next_position = 0
-        return session.history
+            return Plan(chunk, session.cache, session.next_position, history)
+        return Plan(history, self.policy.new_cache(FIRST_CAPACITY), 0, history)
+
+    def _behind_prefix(self, session: Session, chunk: Chunk, start: int) -> Plan:
+        """A new session starts behind the text before its first picture."""
+        if start == 0:
+            return Plan(chunk, session.cache, session.next_position, session.history)
+        cache = self.prefixes.fork(chunk.ids[:start], room=FIRST_CAPACITY)
+        return Plan(chunk.after(start), cache, start, session.history)
 
     def _encode(self, chunks: Sequence[Chunk]) -> dict[str, VisionFeatures]:
         """Features of every media the chunks show, each encoded once."""
@@ -134,12 +166,10 @@ class Engine:
     def _features(self, media_id: str) -> VisionFeatures:
         return self.vision.features(media_id, lambda: self._load_patches(media_id))
 
-    def _pack(
-        self, session: Session, chunk: Chunk, encoded: dict[str, VisionFeatures]
-    ) -> tuple[PackedBatch, int]:
+    def _pack(self, plan: Plan, encoded: dict[str, VisionFeatures]) -> tuple[PackedBatch, int]:
         """One session's new tokens, and the position after them."""
-        device = self.policy.device
-        positions_3N, next_position = mrope_positions(self._pieces(chunk), session.next_position)
+        device, chunk = self.policy.device, plan.chunk
+        positions_3N, next_position = mrope_positions(self._pieces(chunk), plan.position)
         rows = [torch.arange(s.offset, s.offset + s.num_tokens) for s in chunk.slots]
         parts = [slot_rows(encoded[slot.media_id], slot) for slot in chunk.slots]
         batch = PackedBatch(

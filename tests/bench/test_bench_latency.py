@@ -12,7 +12,6 @@ from bench.latency import (
     checks_of,
     cpu_table,
     lacking,
-    limits_of,
     run_case,
     stage_table,
     timing,
@@ -115,7 +114,7 @@ def test_both_arms_do_equal_work(agents):
     agent = agents["classical"]
     pinned = {"short": reference(agents, CASE, [scene("coins")])}
     tools = NaiveTools(None, None)
-    limits = limits_of(agent.config)
+    limits = agent.opened.limits
     naive = NaiveArm(
         agent.policy, agent.tokenizer, limits=limits, tools=tools, pinned=pinned, device="cpu"
     )
