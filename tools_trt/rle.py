@@ -18,8 +18,37 @@ def encode_mask(mask_HW: np.ndarray) -> RleMask:
 
 
 def decode_mask(mask: RleMask) -> np.ndarray:
-    """The mask as (H, W) of bool."""
+    """The mask as (H, W) of bool; ToolInputError when the runs do not fill the frame exactly."""
     if set(mask) != {"size", "counts"} or len(mask["size"]) != 2:
         raise ToolInputError(f"mask: expected size [h, w] and counts, got {sorted(mask)}")
+    height, width = mask["size"]
+    # pycocotools trusts the runs: short ones leave memory of others in the mask.
+    runs = run_lengths(mask["counts"])
+    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise ToolInputError(f"mask: expected runs that fill {height}x{width}, got {sum(runs)}")
     counts = mask["counts"].encode("ascii")
     return coco.decode({"size": mask["size"], "counts": counts}).astype(bool)
+
+
+def run_lengths(counts: str) -> list[int]:
+    """COCO's compressed counts as runs of 0 and 1 in turn.
+
+    Five bits per character from "0" on, 32 marks that more follow; the third run and later ones are
+    differences to the run two before (pycocotools' maskApi.c).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64:
+            raise ToolInputError(f"mask: expected COCO's characters, got {character!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        signed = value - (1 << shift) if bits & 16 else value
+        runs.append(signed + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ToolInputError("mask: expected whole counts, got a string cut in the middle")
+    return runs
