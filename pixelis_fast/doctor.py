@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -48,7 +49,7 @@ def findings(tools: ToolConfig) -> list[Finding]:
         *_devices(),
         *_versions(),
         *_backends(),
-        *_weights(),
+        *_weights(tools),
         *(Finding("tools", name, engine) for name, engine in describe_tools(tools).items()),
     ]
 
@@ -80,8 +81,17 @@ def _backends() -> Iterator[Finding]:
         yield Finding("backends", status.name, f"{value}: {status.reason}", good=status.available)
 
 
-def _weights() -> Iterator[Finding]:
+def _weights(tools: ToolConfig) -> Iterator[Finding]:
     for path in shipped_weights():
         yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
+    yield _sam2_weights(tools.sam2)
     presets = ", ".join(PRESETS)
     yield Finding("weights", "policy", f"none shipped; random weights for {presets}", good=False)
+
+
+def _sam2_weights(given: str | None) -> Finding:
+    if given is None:
+        return Finding("weights", "sam2", "none named: --sam2 FOLDER_OR_PT", good=False)
+    if given == "random" or Path(given).exists():
+        return Finding("weights", "sam2", given)
+    return Finding("weights", "sam2", f"expected a folder or a .pt file, got {given}", good=False)

@@ -75,6 +75,11 @@ def test_doctor_names_every_backend_and_tool():
         assert name in result.output
 
 
+def test_doctor_names_weights_that_are_not_there():
+    result = run("doctor", "--sam2", "no-such.pt")
+    assert "got no-such.pt" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

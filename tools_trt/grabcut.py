@@ -2,17 +2,20 @@
 
 GrabCut's cost grows with pixels and its colour models need few, so every solve runs on a window of
 at most `side` pixels and the mask is enlarged afterwards. Same input, same mask: the random
-generator of its k-means is seeded per solve. Knows no prompt and no video.
+generator of its k-means is seeded per solve. Models that were learnt once are handed on, which
+saves the k-means. Knows no prompt and no video.
 
 Shapes: H, W = picture; h, w = working window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+
+from pixelis_fast.tools_trt.shrink import shrink
 
 PxBox = tuple[int, int, int, int]
 MIN_SAMPLES = 5
@@ -21,6 +24,23 @@ MIN_WINDOW_PX = 16
 MIN_OBJECT_PX = 24
 """Small objects are enlarged to this many pixels, so that their border is more than one pixel."""
 COLOR_BINS = 8
+BIN_BLUR = 0.5 * np.eye(COLOR_BINS) + 0.25 * (np.eye(COLOR_BINS, k=1) + np.eye(COLOR_BINS, k=-1))
+"""A quarter of each bin goes to each neighbour, at the ends to itself."""
+BIN_BLUR[0, 0] = BIN_BLUR[-1, -1] = 0.75
+MODEL_SIZE = (1, 65)
+"""Five Gaussians of 13 numbers: OpenCV's form."""
+
+
+@dataclass
+class ColorModels:
+    """Colour models of ground and object; a solve that gets them starts there and updates them."""
+
+    ground: np.ndarray = field(default_factory=lambda: np.zeros(MODEL_SIZE))
+    object: np.ndarray = field(default_factory=lambda: np.zeros(MODEL_SIZE))
+
+    @property
+    def are_learnt(self) -> bool:
+        return bool(self.ground.any())
 
 
 @dataclass(frozen=True)
@@ -48,15 +68,14 @@ class Window:
         """A mask of the picture in the window, bool."""
         x0, y0, x1, y1 = self.box
         height, width = self.image.shape[:2]
-        part = mask_HW[y0:y1, x0:x1].astype(np.float32)
-        return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) > 0.5
+        return resize_mask(mask_HW[y0:y1, x0:x1], (width, height))
 
     def enlarge(self, mask_hw: np.ndarray) -> np.ndarray:
         """A mask of the window in the picture, bool."""
         x0, y0, x1, y1 = self.box
-        part = cv2.resize(mask_hw.astype(np.float32), (x1 - x0, y1 - y0)) > 0.5
         mask_HW = np.zeros(self.size, dtype=bool)
-        mask_HW[y0:y1, x0:x1] = part
+        part = cv2.resize(mask_hw.view(np.uint8) * np.uint8(255), (x1 - x0, y1 - y0))
+        mask_HW[y0:y1, x0:x1] = part > 127
         return mask_HW
 
 
@@ -71,12 +90,21 @@ def cut_window(image_HWC: np.ndarray, box_px: PxBox, *, margin: float, side: int
     wish = max(1.0, MIN_OBJECT_PX / min(x1 - x0, y1 - y0))
     scale = min(wish, side / max(part.shape[:2]))
     small_w, small_h = (max(round(n * scale), MIN_WINDOW_PX) for n in (right - left, bottom - top))
-    filtering = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(part, (small_w, small_h), interpolation=filtering)
-    return Window(small, (left, top, right, bottom), (height, width))
+    return Window(shrink(part, (small_w, small_h)), (left, top, right, bottom), (height, width))
 
 
-def solve(image_hwC: np.ndarray, trimap_hw: np.ndarray, *, iterations: int) -> np.ndarray:
+def resize_mask(mask_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bool mask at another (width, height): set where at least half of the pixel is covered."""
+    return shrink(mask_HW.view(np.uint8) * np.uint8(255), size) > 127
+
+
+def solve(
+    image_hwC: np.ndarray,
+    trimap_hw: np.ndarray,
+    *,
+    iterations: int,
+    models: ColorModels | None = None,
+) -> np.ndarray:
     """Foreground of a GrabCut trimap (cv2.GC_* per pixel), bool.
 
     With fewer pixels on one side than the colour models need, the trimap is the answer.
@@ -87,15 +115,15 @@ def solve(image_hwC: np.ndarray, trimap_hw: np.ndarray, *, iterations: int) -> n
         return foreground_hw
     labels_hw = trimap_hw.copy()
     cv2.setRNGSeed(0)
-    background_model, foreground_model = np.zeros((1, 65)), np.zeros((1, 65))
+    models = models or ColorModels()
     cv2.grabCut(
         image_hwC,
         labels_hw,
         (0, 0, 0, 0),  # not read: the trimap says where
-        background_model,
-        foreground_model,
+        models.ground,
+        models.object,
         iterations,
-        cv2.GC_INIT_WITH_MASK,
+        cv2.GC_EVAL if models.are_learnt else cv2.GC_INIT_WITH_MASK,
     )
     return (labels_hw == cv2.GC_FGD) | (labels_hw == cv2.GC_PR_FGD)
 
@@ -162,11 +190,10 @@ def color_histogram(pixels_NC: np.ndarray) -> np.ndarray:
     bins_NC = (pixels_NC >> 5).astype(np.int64)
     index_N = (bins_NC[:, 0] * COLOR_BINS + bins_NC[:, 1]) * COLOR_BINS + bins_NC[:, 2]
     counts = np.bincount(index_N, minlength=COLOR_BINS**3).astype(np.float64)
-    cube = counts.reshape(COLOR_BINS, COLOR_BINS, COLOR_BINS)
-    for axis in range(3):
-        padded = np.moveaxis(np.pad(cube, 1, mode="edge"), axis, 0)
-        blurred = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-        cube = np.moveaxis(blurred[:, 1:-1, 1:-1], 0, axis)
+    cube = counts.reshape((COLOR_BINS,) * 3)
+    for _ in range(3):
+        # Each turn blurs the first axis and moves it to the end.
+        cube = np.tensordot(cube, BIN_BLUR, axes=(0, 0))
     return (cube / cube.sum()).ravel()
 
 

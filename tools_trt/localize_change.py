@@ -11,6 +11,8 @@ Shapes: T = sampled frames; h, w = small frame; K = colour bins.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -26,12 +28,21 @@ MIN_CHANGE = 0.35
 DEVIATIONS = 6.0
 
 
+@dataclass(frozen=True)
+class Looks:
+    """What samples are compared by."""
+
+    histograms_TK: np.ndarray
+    pictures_ThwC: np.ndarray
+
+
 def change_spans(frames: SmallFrames, numbers: list[int]) -> list[ScoredSpan]:
     """Every change between the sampled frames, in time order."""
     if len(numbers) < 2:
         return []
     small_ThwC = frames(numbers)
-    cuts_T, fades_T = (boundary_scores(small_ThwC, window=n) for n in (CUT_WINDOW, FADE_WINDOW))
+    looks = Looks(histograms(small_ThwC), blurred(small_ThwC))
+    cuts_T, fades_T = (boundary_scores(looks, window=n) for n in (CUT_WINDOW, FADE_WINDOW))
     cuts = _peaks(cuts_T, apart=CUT_WINDOW)
     fades = [
         n for n in _peaks(fades_T, apart=FADE_WINDOW) if all(abs(n - c) > FADE_WINDOW for c in cuts)
@@ -41,17 +52,21 @@ def change_spans(frames: SmallFrames, numbers: list[int]) -> list[ScoredSpan]:
     return sorted(placed, key=lambda span: span.start_s)
 
 
-def boundary_scores(small_ThwC: np.ndarray, *, window: int) -> np.ndarray:
+def boundary_scores(looks: Looks, *, window: int) -> np.ndarray:
     """(T - 1,): 0..1, how different the mean pictures on both sides of each boundary are."""
-    histograms_TK = np.stack([color_histogram(small.reshape(-1, 3)) for small in small_ThwC])
-    pictures_ThwC = blurred(small_ThwC)
-    scores = np.empty(len(small_ThwC) - 1)
+    scores = np.empty(len(looks.pictures_ThwC) - 1)
     for n in range(len(scores)):
         before, after = slice(max(n + 1 - window, 0), n + 1), slice(n + 1, n + 1 + window)
-        overlap = np.sqrt(histograms_TK[before].mean(0) * histograms_TK[after].mean(0)).sum()
-        step = np.abs(pictures_ThwC[after].mean(0) - pictures_ThwC[before].mean(0)).mean()
+        colors, pictures = looks.histograms_TK, looks.pictures_ThwC
+        overlap = np.sqrt(colors[before].mean(0) * colors[after].mean(0)).sum()
+        step = np.abs(pictures[after].mean(0) - pictures[before].mean(0)).mean()
         scores[n] = 0.5 * np.sqrt(max(1 - float(overlap), 0.0)) + 0.5 * min(4 * float(step), 1.0)
     return scores
+
+
+def histograms(small_ThwC: np.ndarray) -> np.ndarray:
+    """(T, K): how each sample's colours are shared out."""
+    return np.stack([color_histogram(small.reshape(-1, 3)) for small in small_ThwC])
 
 
 def blurred(small_ThwC: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Small copies of a video's frames by number: what every temporal search looks at first.
 
-Frames are decoded in chunks, reduced and kept, so a second search of the same video decodes
-nothing. A box restricts the view. Knows no event.
+Frames are reduced before their colours are converted and kept, so a second search of the same
+video decodes nothing. A box restricts the view. Knows no event.
 
 Shapes: T = frames; h, w = small frame.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from pixelis_fast.tools_trt.geometry import box_to_px
 from pixelis_fast.tools_trt.results import Box
@@ -33,6 +33,9 @@ class SmallFrames:
         info = store.info(media_id)
         whole = (0, 0, info.width, info.height)
         self.box_px = box_to_px(box, info.width, info.height) if box else whole
+        x0, y0, x1, y1 = self.box_px
+        scale = min(1.0, SMALL_SIDE / max(x1 - x0, y1 - y0))
+        self.size = max(round((x1 - x0) * scale), 1), max(round((y1 - y0) * scale), 1)
         self.chunk = max(1, CHUNK_BYTES // (3 * info.width * info.height))
         self._kept: dict[int, np.ndarray] = {}
 
@@ -42,9 +45,11 @@ class SmallFrames:
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         """(T, h, w, 3) of uint8."""
-        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
-        for number, frame_HWC in zip(missing, self.full(missing), strict=True):
-            self._kept[number] = self._reduce(frame_HWC)
+        missing = sorted({number for number in numbers if number not in self._kept})
+        reformatter = VideoReformatter()
+        decoded = self.store.decoded_frames(self.media_id, missing)
+        for number, frame in zip(missing, decoded, strict=True):
+            self._kept[number] = frame.small(self.box_px, self.size, reformatter)
         return np.stack([self._kept[number] for number in numbers])
 
     def full(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -56,12 +61,6 @@ class SmallFrames:
     def time_s(self, number: int) -> float:
         """Start of a frame; the number after the last frame gives the video's end."""
         return self.index.times_s[number] if number < self.num_frames else self.index.duration_s
-
-    def _reduce(self, frame_HWC: np.ndarray) -> np.ndarray:
-        x0, y0, x1, y1 = self.box_px
-        scale = min(1.0, SMALL_SIDE / max(x1 - x0, y1 - y0))
-        size = max(round((x1 - x0) * scale), 1), max(round((y1 - y0) * scale), 1)
-        return cv2.resize(frame_HWC[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA)
 
 
 def evenly(num_frames: int, max_samples: int) -> list[int]:

@@ -1,8 +1,8 @@
 """read_text: the lines of text in a picture, a frame, or a part of one.
 
-PP-OCRv6: detect lines, cut each out and straighten it, turn those that stand on their head,
-recognise, order. One call at a time per reader. Results are kept per pixels and box, and a kept
-result equals a fresh one; `memo_size=0` turns that off. Knows nothing of the agent.
+PP-OCRv6: detect lines, cut each out and straighten it, recognise, read doubtful ones again that
+may stand on their head, order. One call at a time per reader. Results are kept per pixels and box,
+and a kept result equals a fresh one; `memo_size=0` turns that off. Knows nothing of the agent.
 
 Shapes: H, W = picture; Q = lines found.
 """
@@ -49,6 +49,12 @@ class ReadTextConfig:
     """Lines read with less confidence are dropped."""
     turn_lines: bool = True
     """Look for lines that stand on their head."""
+    trusted_score: float | None = 0.9
+    """Lines read less well than this are read upside down too, and the better reading counts. Of
+    124 lines, 122 reach it upright and 1 on its head; reading both ways turns 122 of 124 right.
+    None asks PP-OCR's angle classifier about every line, as rapidocr does: it misses one in ten of
+    those on their head and turns some upright lines (242 wrong characters of 7606 instead of
+    114, at rapidocr's sizes)."""
     memo_size: int = 4096
     """Results kept; 0 keeps none."""
 
@@ -76,7 +82,7 @@ class ReadText:
         self._detector = TextDetector(detector, self.config.detector)
         self._recognizer = TextRecognizer(recognizer, self.config.recognizer)
         self._angle = None
-        if self.config.turn_lines:
+        if self.config.turn_lines and self.config.trusted_score is None:
             shape = (6, 3, LINE_HEIGHT, ANGLE_WIDTH)
             self._angle = TextAngle(_open(ANGLE, backend, threads, shape=shape))
         names = dict.fromkeys((detector.name, recognizer.name))
@@ -140,13 +146,29 @@ class ReadText:
     ) -> tuple[list[ReadLine], list[int]]:
         """Readings, and by how many corners each line's own top left follows the box's."""
         lines_HWC = [line_HWC for line_HWC, _ in cuts]
-        is_turned = self._angle(lines_HWC, clock) if self._angle else [False] * len(cuts)
-        upright = [
-            np.ascontiguousarray(line[::-1, ::-1]) if turned else line
-            for line, turned in zip(lines_HWC, is_turned, strict=True)
-        ]
-        shifts = [shift + 2 * turned for (_, shift), turned in zip(cuts, is_turned, strict=True)]
-        return self._recognizer(upright, clock), shifts
+        if not self.config.turn_lines:
+            read, is_turned = self._recognizer(lines_HWC, clock), [False] * len(cuts)
+        elif self._angle is not None:
+            is_turned = self._angle(lines_HWC, clock)
+            pairs = zip(lines_HWC, is_turned, strict=True)
+            upright = [_half_turn(line) if turned else line for line, turned in pairs]
+            read = self._recognizer(upright, clock)
+        else:
+            read, is_turned = self._read_both_ways(lines_HWC, clock)
+        return read, [s + 2 * turned for (_, s), turned in zip(cuts, is_turned, strict=True)]
+
+    def _read_both_ways(
+        self, lines_HWC: list[np.ndarray], clock: StageClock
+    ) -> tuple[list[ReadLine], list[bool]]:
+        """The better reading of each doubtful line, and whether it is that of the turned line."""
+        assert self.config.trusted_score is not None
+        read, is_turned = self._recognizer(lines_HWC, clock), [False] * len(lines_HWC)
+        doubtful = [n for n, line in enumerate(read) if line.score < self.config.trusted_score]
+        turned = self._recognizer([_half_turn(lines_HWC[n]) for n in doubtful], clock)
+        for n, line in zip(doubtful, turned, strict=True):
+            if line.score > read[n].score:
+                read[n], is_turned[n] = line, True
+        return read, is_turned
 
     def _is_text(self, line: ReadLine) -> bool:
         return bool(line.text.strip()) and line.score >= self.config.min_score
@@ -167,6 +189,10 @@ def cut_line(image_HWC: np.ndarray, quad_42: np.ndarray) -> tuple[np.ndarray, in
     if height / width < VERTICAL_ASPECT:
         return line_HWC, 0
     return np.ascontiguousarray(np.rot90(line_HWC)), 1
+
+
+def _half_turn(line_HWC: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(line_HWC[::-1, ::-1])
 
 
 def _open(file_name: str, backend: str, threads: int, *, shape: tuple[int, ...]) -> Session:

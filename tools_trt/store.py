@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pixelis_fast.kernels.resize import resize
 from pixelis_fast.kernels.resize.op import FILTERS, Filter
+from pixelis_fast.tools_trt.decoded_frame import DecodedFrame
 from pixelis_fast.tools_trt.geometry import box_to_px, check_box
 from pixelis_fast.tools_trt.images import decode_image, encode_array, normalise_array
 from pixelis_fast.tools_trt.media import MAX_CROP_SIDE, CropRecipe, MediaInfo, Source
 from pixelis_fast.tools_trt.media_folder import read_folder, write_folder
 from pixelis_fast.tools_trt.pixel_cache import PixelCache
 from pixelis_fast.tools_trt.results import ToolInputError
-from pixelis_fast.tools_trt.video import VideoIndex, decode_frames, index_video
+from pixelis_fast.tools_trt.video import VideoIndex, read_video, walk_frames
 
 __all__ = ["CropRecipe", "MediaInfo", "MediaStore"]
+
+KEPT_SHARE = 0.5
+"""Share of the budget that one video's decoded frames may take; of a longer one none are kept."""
 
 
 class MediaStore:
@@ -65,12 +69,15 @@ class MediaStore:
         return self._add(Source(info, encoded=encoded, pixels_id=pixels_id))
 
     def add_video(self, video: bytes | str | Path) -> MediaInfo:
-        """Encoded bytes or a path; decodes once to learn every frame's time."""
+        """Encoded bytes or a path; decodes all of it to learn every frame's time."""
         encoded = _read(video, "video")
         media_id = hashlib.sha256(encoded).hexdigest()
         if media_id in self._sources:
             return self._sources[media_id].info
-        index = index_video(encoded)
+        keep_bytes = int(KEPT_SHARE * self._pixels.byte_budget)
+        index, frames = read_video(encoded, keep_bytes=keep_bytes)
+        for number, frame in frames.items():
+            self._pixels.put(_decoded_key(media_id, number), frame)
         size = (index.width, index.height, len(index.pts), index.duration_s)
         info = MediaInfo(media_id, "video", *size)
         return self._add(Source(info, encoded=encoded, index=index, pixels_id=media_id))
@@ -137,6 +144,13 @@ class MediaStore:
         if source.index is None:
             raise ToolInputError(f"media: expected a video, got the image {media_id}")
         return self._frames(source, [self._frame_number(source, t) for t in times_s])
+
+    def decoded_frames(self, media_id: str, numbers: Iterable[int]) -> Iterator[DecodedFrame]:
+        """A video's frames by number, ascending, each once, before their colours are converted."""
+        source = self._source(media_id)
+        if source.index is None:
+            raise ToolInputError(f"media: expected a video, got the image {media_id}")
+        return (frame for _, frame in self._decoded(source, sorted(set(numbers))))
 
     def export(self, media_ids: Iterable[str], folder: str | Path) -> None:
         """Writes media, and the parents of crops, into a folder that `import_folder` reads."""
@@ -221,14 +235,26 @@ class MediaStore:
         return source.index.nearest(time_s)
 
     def _frames(self, source: Source, numbers: Sequence[int]) -> list[np.ndarray]:
+        media_id = source.info.id
+        found = {n: self._pixels.get((media_id, n)) for n in set(numbers)}
+        missing = sorted(n for n, pixels in found.items() if pixels is None)
+        for number, frame in self._decoded(source, missing):
+            found[number] = self._pixels.put((media_id, number), frame.rgb())
+        return [found[number] for number in numbers]
+
+    def _decoded(self, source: Source, numbers: list[int]) -> Iterator[tuple[int, DecodedFrame]]:
+        """(number, frame), ascending; what is not kept is decoded in one forward pass."""
         assert source.index is not None, "only a video has frames"
         assert source.encoded is not None, "a video has encoded bytes"
-        found = {n: self._pixels.get((source.info.id, n)) for n in set(numbers)}
-        missing = [n for n, pixels in found.items() if pixels is None]
-        if missing:
-            decoded = decode_frames(source.encoded, source.index, missing)
-            found |= {n: self._pixels.put((source.info.id, n), p) for n, p in decoded.items()}
-        return [pixels for n in numbers if (pixels := found[n]) is not None]
+        kept = {n: self._pixels.get(_decoded_key(source.info.id, n)) for n in numbers}
+        missing = [number for number, frame in kept.items() if frame is None]
+        decoded = walk_frames(source.encoded, source.index, missing) if missing else iter(())
+        for number, frame in kept.items():
+            yield (number, frame) if frame is not None else next(decoded)
+
+
+def _decoded_key(media_id: str, number: int) -> tuple[str, int, str]:
+    return media_id, number, "decoded"
 
 
 def _encoded_image(image: bytes | str | Path | np.ndarray) -> bytes:

@@ -1,21 +1,25 @@
 """Videos: an index of timestamps made by one sequential decode, and frames by exact time.
 
-Times are seconds after the first frame. `decode_frames` visits the wanted frames in one forward
-pass and seeks only where a later keyframe saves decoding. Variable frame rates are kept: the
-index holds every frame's own time. Knows no store and caches nothing.
+Times are seconds after the first frame. `read_video` hands back the frames it decoded for the
+index when they fit a limit, so that a short video is decoded once. `walk_frames` visits wanted
+frames in one forward pass and seeks only where a later keyframe saves decoding. Variable frame
+rates are kept: the index holds every frame's own time. Knows no store and caches nothing.
 """
 
 from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 
+from pixelis_fast.tools_trt.decoded_frame import DecodedFrame, plane_bytes
 from pixelis_fast.tools_trt.results import ToolInputError
 
 
@@ -50,26 +54,44 @@ class VideoIndex:
         return self.keyframes[bisect.bisect_right(self.keyframes, number) - 1]
 
 
+def read_video(encoded: bytes, *, keep_bytes: int) -> tuple[VideoIndex, dict[int, DecodedFrame]]:
+    """Decodes the whole video once: its index, and {number: frame} of all frames, or of none.
+
+    They are handed back if together they hold at most `keep_bytes`.
+    """
+    with _opened(encoded) as container:
+        return _read(container, keep_bytes)
+
+
 def index_video(encoded: bytes) -> VideoIndex:
     """Decodes the whole video once, without colour conversion."""
-    return _reading(encoded, _index)
+    return read_video(encoded, keep_bytes=0)[0]
+
+
+def walk_frames(
+    encoded: bytes, index: VideoIndex, numbers: Iterable[int]
+) -> Iterator[tuple[int, DecodedFrame]]:
+    """(number, frame) of the wanted frames, each once, ascending."""
+    wanted = sorted(set(numbers))
+    with _opened(encoded) as container:
+        yield from _decode(container, index, wanted)
 
 
 def decode_frames(
     encoded: bytes, index: VideoIndex, numbers: Iterable[int]
 ) -> dict[int, np.ndarray]:
     """{number: RGB uint8 HWC} of the wanted frames."""
-    wanted = sorted(set(numbers))
-    return _reading(encoded, lambda container: dict(_decode(container, index, wanted)))
+    return {number: frame.rgb() for number, frame in walk_frames(encoded, index, numbers)}
 
 
-def _reading(encoded: bytes, work: Callable[[Any], Any]) -> Any:
-    """Runs the work on an open container; decoder errors become ToolInputError."""
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[Any]:
+    """An open container with a video stream; decoder errors become ToolInputError."""
     try:
         with av.open(io.BytesIO(encoded)) as container:
             if not container.streams.video:
                 raise ToolInputError("video: expected a video stream, got none")
-            return work(container)
+            yield container
     except (av.FFmpegError, EOFError) as error:
         raise ToolInputError(
             f"video: expected an encoded video, got {len(encoded)} bytes that do not decode "
@@ -77,20 +99,33 @@ def _reading(encoded: bytes, work: Callable[[Any], Any]) -> Any:
         ) from error
 
 
-def _index(container: Any) -> VideoIndex:
+def _read(container: Any, keep_bytes: int) -> tuple[VideoIndex, dict[int, DecodedFrame]]:
     stream = _video_stream(container)
     pts, keyframes, last = [], [], None
+    kept: dict[int, Any] = {}
+    free_bytes = keep_bytes
     for last in container.decode(stream):
         if last.pts is None:
             raise ToolInputError("video: expected a timestamp on every frame, got none")
         pts.append(last.pts)
         if last.key_frame:
             keyframes.append(last.pts)
+        free_bytes -= plane_bytes(last)
+        if free_bytes >= 0:
+            kept.setdefault(last.pts, last)
+        else:
+            kept.clear()
     if last is None:
         raise ToolInputError("video: expected at least one frame, got a video of length zero")
+    index = _index(last, pts, keyframes, stream.time_base)
+    size = index.width, index.height
+    return index, {n: DecodedFrame(kept[p], *size) for n, p in enumerate(index.pts) if p in kept}
+
+
+def _index(last: Any, pts: list[int], keyframes: list[int], time_base: Fraction) -> VideoIndex:
     order = tuple(sorted(set(pts)))
-    times_s = tuple(float((value - order[0]) * stream.time_base) for value in order)
-    tail_s = float(last.duration * stream.time_base) if last.duration else _median_gap(times_s)
+    times_s = tuple(float((value - order[0]) * time_base) for value in order)
+    tail_s = float(last.duration * time_base) if last.duration else _median_gap(times_s)
     number = {value: n for n, value in enumerate(order)}
     starts = tuple(sorted({number[value] for value in keyframes} | {0}))
     turned = last.rotation % 180 != 0
@@ -100,7 +135,7 @@ def _index(container: Any) -> VideoIndex:
 
 def _decode(
     container: Any, index: VideoIndex, wanted: list[int]
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[tuple[int, DecodedFrame]]:
     stream = _video_stream(container)
     numbers = {value: n for n, value in enumerate(index.pts)}
     for start, run in _runs(index, wanted):
@@ -111,7 +146,7 @@ def _decode(
             number = numbers.get(frame.pts)
             if number in left:
                 left.discard(number)
-                yield number, _rgb(frame, index)
+                yield number, DecodedFrame(frame, index.width, index.height)
             if not left:
                 break
         if left:
@@ -124,18 +159,6 @@ def _runs(index: VideoIndex, wanted: list[int]) -> list[tuple[int, list[int]]]:
     for number in wanted:
         runs.setdefault(index.keyframe_before(number), []).append(number)
     return list(runs.items())
-
-
-def _rgb(frame: Any, index: VideoIndex) -> np.ndarray:
-    image_HWC = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4
-    upright = np.ascontiguousarray(np.rot90(image_HWC, quarter_turns))
-    if upright.shape != (index.height, index.width, 3):
-        raise ToolInputError(
-            f"video: expected frames of {index.width}x{index.height}, got "
-            f"{upright.shape[1]}x{upright.shape[0]}"
-        )
-    return upright
 
 
 def _video_stream(container: Any) -> Any:

@@ -1,8 +1,8 @@
 """read_text against rapidocr, which runs the same weights through its own code.
 
-The oracle runs on ONNX Runtime in fp32 with the same resize limit, and the reader compared with it
-batches six lines padded to the widest as the oracle does, so both graphs see the same pixels. The
-default padding differs (each line to its own width); its readings may differ in a character.
+The oracle runs on ONNX Runtime in fp32 with the same resize limit. The reader compared with it
+enlarges without bound, believes the angle classifier, and batches six lines padded to the widest as
+the oracle does, so both graphs see the same pixels. The defaults are tested against known text.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from pixelis_fast.tools_trt.geometry import box_to_px
 from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_detector import DetectorConfig
+from pixelis_fast.tools_trt.text_detector import DetectorConfig, resize_for_graph
 from pixelis_fast.tools_trt.text_order import reading_order
 from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig, read_ctc
 from tests.media import clip, picture
@@ -28,9 +28,24 @@ BOX_PX = 1.0
 """Largest difference of a box's side, on top of rounding to thousandths of the frame."""
 SAME_CHARACTERS = 0.98
 """Least share of equal characters between default padding and the oracle's."""
-ORACLE_BATCHES = RecognizerConfig(batch_size=6, width_step=None)
 SMALL = ReadTextConfig(detector=DetectorConfig(short_side=SHORT_SIDE))
-LIKE_ORACLE = replace(SMALL, recognizer=ORACLE_BATCHES)
+LIKE_ORACLE_FULL_SIZE = ReadTextConfig(
+    detector=DetectorConfig(max_enlargement=None, max_enlarged_px=None),
+    recognizer=RecognizerConfig(batch_size=6, min_width=320, width_step=None),
+    trusted_score=None,
+)
+LIKE_ORACLE = replace(
+    LIKE_ORACLE_FULL_SIZE,
+    detector=replace(LIKE_ORACLE_FULL_SIZE.detector, short_side=SHORT_SIDE),
+)
+PAGE = (
+    "Region-based segmentation",
+    "Let us first determine markers of the coins and the",
+    "background. These markers are pixels that we can label",
+    "unambiguously as either object or background. Here,",
+    "the markers are found at the two extreme parts of the",
+    "histogram of grey values:",
+)
 
 CASES = {
     "page": lambda: picture("page.png"),
@@ -105,13 +120,15 @@ def test_read_text_equals_rapidocr(store, like_oracle, oracle, case):
     assert_equals_oracle(like_oracle(info.id).lines, expected, info)
 
 
-def test_default_padding_reads_nearly_the_same(store, reader, like_oracle):
+def test_default_padding_reads_nearly_the_same(store, reader):
     """Lines read with little confidence are noise in either."""
+    config = replace(SMALL, recognizer=LIKE_ORACLE.recognizer)
+    padded_like_oracle = ReadText(store, backend="openvino", config=config)
     ours, theirs = [], []
     for case in ("page", "coins", "small", "serif", "bold", "turned -5"):
         info = store.add_image(CASES[case]())
         ours += [line.text for line in reader(info.id).lines if line.score > 0.8]
-        theirs += [line.text for line in like_oracle(info.id).lines if line.score > 0.8]
+        theirs += [line.text for line in padded_like_oracle(info.id).lines if line.score > 0.8]
     assert len(ours) == len(theirs) > 20
     assert Levenshtein.normalized_similarity("\n".join(ours), "\n".join(theirs)) > SAME_CHARACTERS
 
@@ -125,8 +142,7 @@ def test_a_line_reads_the_same_beside_any_other(store, reader):
 def test_read_text_equals_rapidocr_at_default_size(store):
     info = store.add_image(picture("page.png"))
     expected = read_by_oracle(make_oracle(736), store.image(info.id))
-    config = ReadTextConfig(recognizer=ORACLE_BATCHES)
-    result = ReadText(store, backend="ort", config=config)(info.id)
+    result = ReadText(store, backend="ort", config=LIKE_ORACLE_FULL_SIZE)(info.id)
     assert_equals_oracle(result.lines, expected, info)
     assert result.engine == "ort:pp-ocrv6-small"
     assert result.degraded is None
@@ -144,6 +160,52 @@ def test_rendered_documents_are_read_right(store, reader, angle):
         )
 
 
+@pytest.fixture(scope="module")
+def default_reader(store):
+    return ReadText(store, backend="openvino")
+
+
+def test_upright_lines_are_not_turned(store, default_reader):
+    """The angle classifier calls a line of this page upside down."""
+    found = [line.text for line in default_reader(store.add_image(picture("page.png")).id).lines]
+    assert found[: len(PAGE)] == list(PAGE)
+
+
+@pytest.mark.parametrize("size", [10, 16, 40])
+def test_one_short_word_is_read(store, default_reader, size):
+    word = document(size, lines=("EXIT 7",), width=size * 6 + 40)[12 : size * 2 + 12]
+    found = default_reader(store.add_image(word).id).lines
+    assert [line.text.replace(" ", "") for line in found] == ["EXIT7"]
+
+
+def test_upside_down_lines_are_turned(store, default_reader):
+    found = default_reader(store.add_image(document(20, angle=180, width=600)).id).lines
+    text = "".join(line.text for line in found).replace(" ", "")
+    assert Levenshtein.normalized_similarity(text, "".join(LINES[::-1]).replace(" ", "")) > 0.93
+
+
+@pytest.mark.parametrize(
+    ("limits", "size"),
+    [
+        ({"max_enlargement": None, "max_enlarged_px": None}, (736, 4416)),
+        ({"max_enlarged_px": None}, (128, 768)),
+        ({"max_enlarged_px": 128 * 384}, (96, 544)),
+        ({"max_enlargement": 1.0}, (64, 384)),
+        ({"short_side": 96}, (96, 576)),
+    ],
+)
+def test_enlargement_is_bounded(limits, size):
+    strip = np.zeros((64, 384, 3), np.uint8)
+    assert resize_for_graph(strip, DetectorConfig(**limits)).shape[:2] == size
+
+
+def test_bad_bounds_are_refused():
+    with pytest.raises(ValueError, match="max_enlargement: expected"):
+        DetectorConfig(max_enlargement=0.5)
+    with pytest.raises(ValueError, match="max_enlarged_px: expected"):
+        DetectorConfig(max_enlarged_px=0)
+
+
 def test_polygon_starts_at_the_text_s_own_top_left(store, reader):
     upright = reader(store.add_image(document(20, width=600)).id).lines[0]
     turned = reader(store.add_image(document(20, width=600, angle=180)).id).lines[-1]
@@ -155,7 +217,9 @@ def test_polygon_starts_at_the_text_s_own_top_left(store, reader):
         assert np.abs(corners - line.polygon).max() <= 8
 
 
-def test_a_box_restricts_reading(store, reader):
+def test_a_box_restricts_reading(store, like_oracle):
+    """Enlarged to one size, the strip's lines and the page's have the same box."""
+    reader = like_oracle
     info = store.add_image(document(20, width=600))
     whole = reader(info.id).lines
     third = whole[2].box

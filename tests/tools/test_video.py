@@ -4,12 +4,14 @@ import io
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.video import decode_frames, index_video
+from pixelis_fast.tools_trt.video import decode_frames, index_video, read_video, walk_frames
 from tests.media import clip
 
 CLIPS = {"bikes.mp4": (250, 10.0), "carphone_pristine.mp4": (120, 4.004)}
@@ -58,6 +60,65 @@ def test_frames_equal_a_plain_decode(name):
         np.testing.assert_array_equal(image, expected[n])
 
 
+@pytest.mark.parametrize("name", CLIPS)
+def test_frames_kept_from_the_index_are_the_same(name):
+    data = clip(name).read_bytes()
+    index, kept = read_video(data, keep_bytes=1 << 30)
+    assert index == index_video(data)
+    assert list(kept) == list(range(len(index.pts)))
+    for n, expected in enumerate(all_frames(data)):
+        np.testing.assert_array_equal(kept[n].rgb(), expected)
+
+
+def test_frames_are_kept_all_or_none():
+    data = clip("carphone_pristine.mp4").read_bytes()
+    total = sum(frame.nbytes for frame in read_video(data, keep_bytes=1 << 30)[1].values())
+    assert len(read_video(data, keep_bytes=total)[1]) == 120
+    assert read_video(data, keep_bytes=total - 1)[1] == {}
+
+
+def test_store_answers_the_same_with_and_without_kept_frames():
+    large, none = MediaStore(), MediaStore(byte_budget=0)
+    video = large.add_video(clip("bikes.mp4"))
+    assert none.add_video(clip("bikes.mp4")) == video
+    assert 0 < large.pixel_bytes < 250 * 640 * 272 * 3
+    numbers = [249, 3, 60, 3]
+    pairs = [list(store.decoded_frames(video.id, numbers)) for store in (large, none)]
+    assert [len(frames) for frames in pairs] == [3, 3]
+    for one, other in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(one.rgb(), other.rgb())
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        ((0, 0, 640, 272), (96, 41)),
+        ((33, 17, 512, 260), (96, 49)),
+        ((101, 50, 299, 152), (96, 50)),
+        ((101, 50, 181, 110), (80, 60)),
+        ((7, 9, 8, 10), (1, 1)),
+    ],
+    ids=["whole", "odd", "nearly half", "own size", "pixel"],
+)
+def test_small_frames_are_close_to_reduced_rgb(box, size):
+    data = clip("bikes.mp4").read_bytes()
+    index = index_video(data)
+    x0, y0, x1, y1 = box
+    for _, frame in walk_frames(data, index, [0, 100]):
+        small = frame.small(box, size, VideoReformatter()).astype(int)
+        expected = cv2.resize(frame.rgb()[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA)
+        assert small.shape == expected.shape
+        assert np.abs(small - expected).mean() < 4
+
+
+def test_small_frames_of_a_turned_video_are_turned():
+    image = flat(0, width=640, height=480)
+    image[:240, :320] = 255
+    [(_, frame)] = walk_frames(turned([image] * 3), index_video(turned([image] * 3)), [1])
+    small = frame.small((0, 0, 480, 640), (72, 96), VideoReformatter())
+    assert small[:40, 40:].mean() > 200 > 50 > small[:40, :32].mean()
+
+
 def test_frames_keep_order_and_repeats():
     store = MediaStore()
     video = store.add_video(clip("carphone_pristine.mp4"))
@@ -101,16 +162,21 @@ def test_seeks_between_keyframes_are_exact():
             np.testing.assert_array_equal(found[n], expected[n])
 
 
-def test_rotation_is_applied():
-    image = flat(0)
-    image[:24, :32] = 255
-    data = bytearray(encode([image] * 3, [0, 4, 8]))
+def turned(frames):
+    """A video whose header asks for a quarter turn clockwise."""
+    data = bytearray(encode(frames, [0, 4, 8]))
     # The display matrix of the track header: 9 numbers of 4 bytes, 40 bytes after the version.
     matrix = data.index(b"tkhd") + 4 + 40
     quarter = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
     data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in quarter)
+    return bytes(data)
+
+
+def test_rotation_is_applied():
+    image = flat(0)
+    image[:24, :32] = 255
     store = MediaStore()
-    video = store.add_video(bytes(data))
+    video = store.add_video(turned([image] * 3))
     assert (video.width, video.height) == (48, 64)
     shown = store.frame(video.id, 0.0)
     assert shown.shape == (64, 48, 3)
