@@ -84,14 +84,17 @@ class Sampler:
         self._sampling = sampling
         self._banned_ids = banned_ids
         self._generator = torch.Generator().manual_seed(seed)
+        self._step = -1
 
     def choose(self, logits_V: Tensor, allowed_V: Tensor | None) -> tuple[int, float]:
+        self._step += 1
         return sample(
             logits_V,
             sampling=self._sampling,
             generator=self._generator,
             allowed=allowed_V,
             banned_ids=self._banned_ids,
+            step=self._step,
         )
 
     def follow(self, forced: Sequence[int]) -> None:
@@ -152,7 +155,12 @@ class Rollout:
         self._banned_ids = torch.tensor(sorted(tokenizer.banned_ids(vocab_size)))
 
     def with_config(self, config: RolloutConfig) -> Rollout:
-        """The same agent under other limits or switches."""
+        """The same agent and grammar under other limits or switches."""
+        if config.max_thought_tokens != self.config.max_thought_tokens:
+            raise ValueError(
+                f"max_thought_tokens: expected the grammar's {self.config.max_thought_tokens}, "
+                f"got {config.max_thought_tokens}"
+            )
         twin = copy(self)
         twin.config = config
         return twin
@@ -161,7 +169,7 @@ class Rollout:
         self, samples: Sequence[Sample], *, make_chooser: MakeChooser | None = None
     ) -> list[Trajectory]:
         """One trajectory per sample, in order; each ends with a typed status."""
-        runs = [self._open(s, i, make_chooser or self._sampler) for i, s in enumerate(samples)]
+        runs = [self._open(s, i, make_chooser or self.sampler) for i, s in enumerate(samples)]
         while live := [run for run in runs if run.is_live]:
             self._tick(live)
         return [run.trajectory for run in runs]
@@ -175,7 +183,8 @@ class Rollout:
             run.spans.merge(forward.ms)
             self._advance(run, logits_V)
 
-    def _sampler(self, index: int) -> Chooser:
+    def sampler(self, index: int) -> Chooser:
+        """The default chooser of one trajectory of a batch."""
         sampling = self.config.sampling
         return Sampler(sampling, seed=sampling.seed + index, banned_ids=self._banned_ids)
 

@@ -277,3 +277,18 @@ def test_a_script_that_leaves_the_grammar_is_named(agent, sample):
 def test_limits_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name}: expected > 0, got 0"):
         RolloutConfig(**{name: 0})
+
+
+def test_a_rollout_keeps_the_grammar_it_was_built_with(agent):
+    with pytest.raises(ValueError, match="max_thought_tokens: expected the grammar's None, got 9"):
+        with_config(agent, max_thought_tokens=9)
+
+
+def test_nan_logits_are_named_and_sampled_from_nowhere(agent):
+    chooser = agent.rollout.sampler(0)
+    vocab_size = agent.policy.config.text.vocab_size
+    chooser.choose(torch.zeros(vocab_size), None)
+    broken_V = torch.zeros(vocab_size)
+    broken_V[agent.tokenizer.special.im_end] = torch.nan
+    with pytest.raises(ValueError, match="step 1: expected finite logits"):
+        chooser.choose(broken_V, None)
