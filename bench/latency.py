@@ -32,6 +32,7 @@ import cv2
 import transformers
 from rich.progress import Progress
 
+from bench.ablations import ABLATIONS, SAM2_ABLATION
 from bench.cases import Case, chosen_cases
 from bench.harness import (
     Check,
@@ -49,13 +50,13 @@ from bench.harness import (
 from bench.naive import NaiveArm
 from bench.naive_sam2 import SIDE, NaiveSam2, shared_weights
 from bench.naive_tools import NaiveTools, open_reader
-from bench.ours import ABLATIONS, SAM2_ABLATION, Agents, OursArm, reference
+from bench.ours import Agents, OursArm, reference
 from bench.outputs import Arm, ChainRun, compare
 from bench.pinned import PinnedChain
 from bench.record import results_folder
 from bench.scenes import fresh, scene
 from bench.waterfall import draw
-from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.agent import AgentConfig, build_agent
 from pixelis_fast.tools import ToolConfig
 
 RUNS = 5
@@ -108,7 +109,7 @@ def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progre
     needs_sam2 = any(case.segmenter == "sam2" for case in cases)
     weights = shared_weights(folder) if needs_sam2 and "sam2" not in missing else None
     task = bar.add_task("set-up: our agents", total=3 + len(cases))
-    agents = open_agents(config, sam2_weights=weights, owner=None)
+    agents = open_agents(config, sam2_weights=weights)
     bar.advance(task)
     pinned: dict[str, PinnedChain] = {}
     for case in cases:
@@ -130,17 +131,16 @@ def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progre
         for name, change in ABLATIONS.items():
             if name == SAM2_ABLATION and not needs_sam2:
                 continue
-            owner = agents["classical"]
-            ablated = open_agents(change(config), sam2_weights=weights, owner=owner)
+            ablated = {segmenter: change(agent) for segmenter, agent in agents.items()}
             arms[name] = OursArm(ablated, pinned, name=name)
     bar.advance(task)
     degraded = {note for agent in agents.values() for note in agent.degraded}
     return Bench(config, arms, pinned, missing, tuple(sorted(degraded)))
 
 
-def open_agents(config: AgentConfig, *, sam2_weights: Path | None, owner: Agent | None) -> Agents:
-    """One agent per segmenter; all share the owner's policy, or the first one's."""
-    first = build_agent(config) if owner is None else owner.variant(config)
+def open_agents(config: AgentConfig, *, sam2_weights: Path | None) -> Agents:
+    """One agent per segmenter; both have the same policy."""
+    first = build_agent(config)
     if sam2_weights is None:
         return {"classical": first}
     tools: ToolConfig = replace(config.tools, sam2=str(sam2_weights), sam2_side=SIDE)

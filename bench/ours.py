@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from bench.harness import synchronize
 from bench.outputs import ChainRun, ToolOutput, words
 from bench.pinned import PinnedChain, pin, script_ids
 from bench.scenes import Scene
-from pixelis_fast.agent import Agent, AgentConfig
+from pixelis_fast.agent import Agent
 from pixelis_fast.prompt import Piece
 from pixelis_fast.script import Script
 from pixelis_fast.types import Mask, Media, Observation, Sample, Step, Trajectory
@@ -155,18 +154,3 @@ OUTPUTS: dict[str, Callable[[Observation, dict[str, Any]], ToolOutput]] = {
 
 def decode(mask: Mask) -> np.ndarray:
     return coco.decode({"size": list(mask.size), "counts": mask.counts}).astype(bool)
-
-
-SAM2_ABLATION = "- SAM2 features"
-"""Changes nothing where no case uses SAM2."""
-ABLATIONS: dict[str, Callable[[AgentConfig], AgentConfig]] = {
-    "- session KV": lambda c: replace(c, keep_kv=False),
-    "- prefix cache": lambda c: replace(c, prefix_cache_bytes=0),
-    "- vision cache": lambda c: replace(c, vision_cache_bytes=0),
-    "- both": lambda c: replace(c, keep_kv=False, vision_cache_bytes=0),
-    "- jump-ahead": lambda c: replace(c, rollout=replace(c.rollout, jump_ahead=False)),
-    "- pixel cache": lambda c: replace(c, tools=replace(c.tools, store_bytes=0)),
-    SAM2_ABLATION: lambda c: replace(c, tools=replace(c.tools, feature_cache_bytes=0)),
-}
-"""Each switches one mechanism off; with session KV the vision cache has nothing to do in one chain,
-so both are switched off together too."""

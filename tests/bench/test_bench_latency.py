@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.ablations import ABLATIONS
 from bench.cases import INVOICE, SAM2_COINS, Case, answer, step
 from bench.harness import Report, parse_options, progress_bar
 from bench.latency import (
@@ -18,7 +19,7 @@ from bench.latency import (
 )
 from bench.naive import NaiveArm
 from bench.naive_tools import NaiveTools
-from bench.ours import ABLATIONS, OursArm, reference
+from bench.ours import OursArm, reference
 from bench.outputs import ChainRun, compare
 from bench.scenes import fresh, scene
 from pixelis_fast.agent import AgentConfig, build_agent
@@ -132,3 +133,15 @@ def test_stages_add_up_to_the_total(agents):
     pinned = {"short": reference(agents, CASE, [scene("coins")])}
     run = OursArm(agents, pinned).run(CASE, [fresh(scene("coins"), 2)])
     assert sum(run.stage_ms.values()) <= run.total_ms
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_time_only(agents, name):
+    pinned = {"short": reference(agents, CASE, [scene("coins")])}
+    ablated = {segmenter: ABLATIONS[name](agent) for segmenter, agent in agents.items()}
+    media = [fresh(scene("coins"), 3)]
+    whole = OursArm(agents, pinned).run(CASE, media)
+    without = OursArm(ablated, pinned, name=name).run(CASE, media)
+    assert without.ids == whole.ids
+    checks = compare(CASE, [whole], [without], dtype="float32")
+    assert [(c.check, c.value) for c in checks if not c.passed] == []

@@ -1,0 +1,94 @@
+"""Our arm with one mechanism switched off, each as a change of a ready agent.
+
+Most are settings of the agent. The last re-sends pictures as tool servers do: every picture a tool
+sees or makes travels as a base64 PNG, and every mask as JSON, before the work is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.naive_tools import from_data_url, mask_from_json, to_data_url
+from pixelis_fast.agent import Agent
+from pixelis_fast.tools import ToolBox, Workspace
+from pixelis_fast.types import Observation, ToolCall
+
+SAM2_ABLATION = "- SAM2 features"
+"""Changes nothing where no case uses SAM2."""
+
+
+class ResentTools:
+    """A tool box behind a wire; only the time differs, PNG loses nothing."""
+
+    def __init__(self, tools: ToolBox) -> None:
+        self._tools = tools
+
+    def run(self, call: ToolCall, workspace: Workspace) -> Observation:
+        for picture_HWC in self._sent(call, workspace):
+            resend(picture_HWC)
+        observation = self._tools.run(call, workspace)
+        for media in observation.media:
+            resend(self._tools.image(media.id))
+        for mask in observation.masks:
+            mask_from_json(json.dumps({"size": mask.size, "counts": mask.counts}))
+        return observation
+
+    def _sent(self, call: ToolCall, workspace: Workspace) -> list[np.ndarray]:
+        """The picture, or the frame, that a server would be sent with the call."""
+        if "mask" in call.arguments:
+            mask = workspace.mask_at(call.arguments["mask"])
+            return [self._tools.store.frame(mask.media_id, mask.time_s)]
+        media = workspace.media_at(call.arguments["media"])
+        time_s = call.arguments.get("time", call.arguments.get("start"))
+        is_video_wide = media.duration_s > 0 and time_s is None
+        return [] if is_video_wide else [self._tools.store.frame(media.id, time_s)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tools, name)
+
+
+def resend(picture_HWC: np.ndarray) -> None:
+    from_data_url(to_data_url(Image.fromarray(picture_HWC)))
+
+
+def resent(agent: Agent) -> Agent:
+    """The agent with its tools behind a wire."""
+    twin = agent.variant(agent.config)
+    twin.rollout.tools = ResentTools(twin.tools)  # type: ignore[assignment]
+    return twin
+
+
+def without(**settings: Any) -> Callable[[Agent], Agent]:
+    """Changes settings of the agent itself."""
+    return lambda agent: agent.variant(replace(agent.config, **settings))
+
+
+def without_tool(**settings: Any) -> Callable[[Agent], Agent]:
+    """Changes settings of its tools."""
+    return lambda agent: agent.variant(
+        replace(agent.config, tools=replace(agent.config.tools, **settings))
+    )
+
+
+def without_jump_ahead(agent: Agent) -> Agent:
+    rollout = replace(agent.config.rollout, jump_ahead=False)
+    return agent.variant(replace(agent.config, rollout=rollout))
+
+
+ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
+    "- session KV": without(keep_kv=False),
+    "- prefix cache": without(prefix_cache_bytes=0),
+    "- vision cache": without(vision_cache_bytes=0),
+    "- KV and vision": without(keep_kv=False, vision_cache_bytes=0),
+    "- jump-ahead": without_jump_ahead,
+    "- pixel cache": without_tool(store_bytes=0),
+    "- in-process media": resent,
+    SAM2_ABLATION: without_tool(feature_cache_bytes=0),
+}
+"""With session KV the vision cache has nothing to do in one chain, so both go off together too."""
