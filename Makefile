@@ -5,12 +5,30 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard kernels/csrc/*)
 
-.PHONY: latency test lint format clean
+.PHONY: latency test test-triton test-gpu compile lint format clean
+TRITON_FLOOR := build/triton-3.6
 latency: $(STAMP)
 	$(BIN)/python bench/latency.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Compiled kernels at real sizes, on a GPU.
+test-gpu: $(STAMP)
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu $(ARGS)
+
+# Every Triton kernel for A100, H100 and B200, without one: registers, spills, instructions.
+compile: $(STAMP)
+	$(BIN)/python bench/compile.py $(ARGS)
+
+# The same kernels under the oldest triton we support.
+test-triton: $(STAMP) $(TRITON_FLOOR)
+	PYTHONPATH=$(TRITON_FLOOR) $(BIN)/python -m pytest tests/kernels
+	PYTHONPATH=$(TRITON_FLOOR) $(BIN)/python bench/compile.py $(ARGS)
+
+# numpy 2.4 breaks the interpreter of triton 3.6.
+$(TRITON_FLOOR): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --target $@ --no-deps triton==3.6.0 'numpy<2.4'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

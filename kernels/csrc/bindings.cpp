@@ -11,6 +11,9 @@
 #include <vector>
 
 #include "check.h"
+#include "coherence_bindings.h"
+#include "linear_bindings.h"
+#include "pairs_bindings.h"
 #include "patchify.h"
 #include "region.h"
 #include "resize.h"
@@ -130,4 +133,7 @@ PYBIND11_MODULE(_cpu, module) {
              "threads"_a, py::kw_only(), "simd"_a = py::none());
   module.def("region_properties", &pixelis::region_tuple, "mask"_a.noconvert(),
              "image"_a.noconvert(), py::kw_only(), "simd"_a = py::none());
+  pixelis::bind_coherence(module);
+  pixelis::bind_linear(module);
+  pixelis::bind_pairs(module);
 }
