@@ -21,6 +21,10 @@ from pixelis_fast.types import Observation, ToolCall
 
 SAM2_ABLATION = "- SAM2 features"
 """Changes nothing where no case uses SAM2."""
+WIDTH_ABLATION = "- OCR width rounding"
+"""Lines are read in rapidocr's batches: six at a time, padded to the widest."""
+READS_OTHERWISE = frozenset({WIDTH_ABLATION})
+"""Other padding can change a character: these arms' text is held to be like ours, not equal."""
 
 
 class ResentTools:
@@ -88,6 +92,8 @@ ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
     "- KV and vision": without(keep_kv=False, vision_cache_bytes=0),
     "- jump-ahead": without_jump_ahead,
     "- pixel cache": without_tool(store_bytes=0),
+    "- text memo": without_tool(text_memo_size=0),
+    WIDTH_ABLATION: without_tool(text_batch_size=6, text_width_step=None),
     "- in-process media": resent,
     SAM2_ABLATION: without_tool(feature_cache_bytes=0),
 }

@@ -49,6 +49,8 @@ class Case:
     """classical, or sam2 with seeded random weights in both arms."""
     quick: bool = False
     """Part of --quick."""
+    ablation: bool = False
+    """Only of --ablate: does what one mechanism is for and no other chain does."""
 
     @property
     def calls(self) -> list[ToolCall]:
@@ -173,6 +175,21 @@ BUNNY = Case(
     ),
 )
 
+RECHECK = Case(
+    "recheck",
+    ("invoice",),
+    "How many crates of pears, and at what price?",
+    (
+        step("I read the table.", "read_text", media=0, box=[40, 200, 960, 480],
+             text=" ".join(scene("invoice").lines[1:4])),
+        step("I look at the row.", "zoom", media=0, box=[40, 270, 960, 400]),
+        step("I read the table again to be sure.", "read_text", media=0, box=[40, 200, 960, 480],
+             text=" ".join(scene("invoice").lines[1:4])),
+        answer("Both readings agree.", "7 crates, 204.75"),
+    ),
+    ablation=True,
+)  # fmt: skip
+
 SAM2_COINS = Case(
     "sam2-coins",
     ("coins",),
@@ -199,15 +216,27 @@ SAM2_CARPHONE = Case(
     segmenter="sam2",
 )
 
-CASES = (TOTAL, PHONE, INVOICE, BIKES, PAGE, COINS, STATION, BUNNY, SAM2_COINS, SAM2_CARPHONE)
+CASES = (
+    TOTAL,
+    PHONE,
+    INVOICE,
+    BIKES,
+    PAGE,
+    COINS,
+    STATION,
+    BUNNY,
+    SAM2_COINS,
+    SAM2_CARPHONE,
+    RECHECK,
+)
 
 
-def chosen_cases(*, quick: bool, names: tuple[str, ...] = ()) -> list[Case]:
-    """All, the quick ones, or those named."""
+def chosen_cases(*, quick: bool, ablate: bool, names: tuple[str, ...] = ()) -> list[Case]:
+    """The quick ones or all, with those of --ablate when it is given; or those named."""
     known = {case.name: case for case in CASES}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"--cases: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     if names:
         return [known[name] for name in names]
-    return [case for case in CASES if case.quick or not quick]
+    return [case for case in CASES if (ablate if case.ablation else case.quick or not quick)]

@@ -184,6 +184,17 @@ class Samples:
 
     ms: list[float] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    """Processor time of the whole process: what a busy machine does not stretch."""
+
+
+def timed(name: str, arm: str, samples: Samples, **extra: Any) -> Timing:
+    """A Timing with the processor time beside the wall time."""
+    cpu = {
+        "cpu_p50_ms": round(float(np.median(samples.cpu_ms)), 4),
+        "cpu_mean_ms": round(float(np.mean(samples.cpu_ms)), 4),
+    }
+    return Timing(name, arm, tuple(samples.ms), cpu | extra)
 
 
 def synchronize(device: str) -> None:
@@ -210,27 +221,30 @@ def interleave(
     calls = dict.fromkeys(arms, 1)
     for name, call in arms.items():
         for _ in range(warmup):
-            elapsed_ms, _ = _sample(call, calls=1, device=device)
+            elapsed_ms, _, _ = _sample(call, calls=1, device=device)
             calls[name] = max(1, int(np.ceil(min_sample_ms / max(elapsed_ms, 1e-4))))
             tick(name)
     names = list(arms)
     for run in range(runs):
         turn = run % len(names)
         for name in names[turn:] + names[:turn]:
-            elapsed_ms, result = _sample(arms[name], calls=calls[name], device=device)
+            elapsed_ms, cpu_ms, result = _sample(arms[name], calls=calls[name], device=device)
             samples[name].ms.append(elapsed_ms)
+            samples[name].cpu_ms.append(cpu_ms)
             samples[name].results.append(result)
             tick(name)
     return samples
 
 
-def _sample(call: Callable[[], Any], *, calls: int, device: str) -> tuple[float, Any]:
+def _sample(call: Callable[[], Any], *, calls: int, device: str) -> tuple[float, float, Any]:
+    """Wall and processor milliseconds per call, and the last result."""
     synchronize(device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(calls):
         result = call()
     synchronize(device)
-    return (time.perf_counter() - start) * 1e3 / calls, result
+    elapsed_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+    return elapsed_s * 1e3 / calls, cpu_s * 1e3 / calls, result
 
 
 def progress_bar() -> Progress:

@@ -6,7 +6,7 @@ nothing of timing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,6 @@ from pixelis_fast.kernels.patchify import patchify
 from pixelis_fast.kernels.region import region_properties
 from pixelis_fast.kernels.resize import resize
 
-ARMS = ("ours", "torchvision", "pillow", "skimage")
 HALF = (0.5, 0.5, 0.5)
 QWEN3 = {"patch_size": 16, "image_mean": list(HALF), "image_std": list(HALF)}
 IMAGE_LIMITS = {"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096}
@@ -54,14 +53,16 @@ class Case:
     """(case name, result by arm) -> what makes the arms equal."""
 
 
-def cases(*, threads: int, quick: bool) -> Iterator[Case]:
-    names = ("rocket.jpg", "coffee.png") if quick else PICTURES
-    for name in names:
-        yield patchify_image(name, threads=threads)
-    yield patchify_video("bikes.mp4", frames=4 if quick else 16, threads=threads)
-    for name, height, width in RESIZES[:2] if quick else RESIZES:
-        yield resize_image(name, height, width, threads=threads)
-    yield region_coins()
+def cases(*, threads: int, quick: bool, ops: Collection[str]) -> Iterator[Case]:
+    if "patchify" in ops:
+        for name in ("rocket.jpg", "coffee.png") if quick else PICTURES:
+            yield patchify_image(name, threads=threads)
+        yield patchify_video("bikes.mp4", frames=4 if quick else 16, threads=threads)
+    if "resize" in ops:
+        for name, height, width in RESIZES[:2] if quick else RESIZES:
+            yield resize_image(name, height, width, threads=threads)
+    if "region" in ops:
+        yield region_coins()
 
 
 PICTURES = ("page.png", "rocket.jpg", "coffee.png", "astronaut.png", "retina.jpg")

@@ -8,7 +8,7 @@ by overlap. Knows no model and no tool.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,6 +123,49 @@ def compare(
         ),
         *compare_outputs(case, theirs.outputs, mine.outputs),
     ]
+
+
+def compare_ablated(
+    case: Case,
+    arm: str,
+    whole: Sequence[ChainRun],
+    ablated: Sequence[ChainRun],
+    *,
+    dtype: str,
+    reads_otherwise: bool,
+) -> list[Check]:
+    """What a mechanism must not change: run i of both arms saw the same media.
+
+    reads_otherwise allows the text a tool returns to differ a little.
+    """
+    pairs = list(zip(whole, ablated, strict=True))
+    ours, without = pairs[-1]
+    difference = max(logprob_difference(left, right) for left, right in pairs)
+    limit = MAX_LOGPROB_DIFFERENCE[dtype]
+    checks = [
+        Check(case.name, f"{arm}: token ids", None, "same", without.ids == ours.ids),
+        Check.same(case.name, f"{arm}: image tokens", without.num_image_tokens,
+                   ours.num_image_tokens),
+        Check.at_most(case.name, f"{arm}: largest log-prob difference", difference, limit),
+    ]  # fmt: skip
+    for number, (left, right) in enumerate(zip(ours.outputs, without.outputs, strict=True)):
+        where = f"{arm}: step {number} {left.operation}"
+        if reads_otherwise and left.text is not None and right.text is not None:
+            distance = text_error(right.text, left.text)
+            checks.append(
+                Check.at_most(case.name, f"{where}, text distance", distance, MAX_TEXT_ERROR)
+            )
+        else:
+            checks.append(Check(case.name, where, None, "same", same_output(left, right)))
+    return checks
+
+
+def same_output(left: ToolOutput, right: ToolOutput) -> bool:
+    """Equal in every field, masks pixel by pixel."""
+    unmasked = replace(left, masks=()), replace(right, masks=())
+    if unmasked[0] != unmasked[1] or len(left.masks) != len(right.masks):
+        return False
+    return all(mask_iou(*pair) == 1.0 for pair in zip(left.masks, right.masks, strict=True))
 
 
 def logprob_difference(baseline: ChainRun, ours: ChainRun) -> float:

@@ -29,6 +29,7 @@ from pixelis_fast.tools_trt.results import (
 )
 from pixelis_fast.tools_trt.segment import Segment, SegmentEngine
 from pixelis_fast.tools_trt.store import MediaStore
+from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig
 from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from pixelis_fast.tools_trt.track import Track, TrackEngine
 from pixelis_fast.tools_trt.zoom import Zoom
@@ -57,10 +58,14 @@ class ToolConfig:
     feature_cache_bytes: int = 1 << 30
     """Budget of SAM2's image features; 0 encodes at every call."""
     text_backend: str = "openvino"
-    """openvino (the quicker one where both were measured) or ort. Named, so that a replay reads
+    """openvino (the quicker one in `bench/text.py --ablate`) or ort. Named, so that a replay reads
     with the arithmetic of its trace."""
     text_memo_size: int = 4096
     """Text results kept; 0 reads again at every call."""
+    text_batch_size: int = 1
+    """Lines of text the recogniser reads at once."""
+    text_width_step: int | None = 64
+    """A line is padded to a multiple of this; None pads to the widest line of its batch."""
     store_bytes: int = 1 << 30
     """Budget of decoded pixels."""
 
@@ -251,7 +256,7 @@ def open_tools(
         store,
         backend=config.text_backend,
         threads=threads,
-        config=ReadTextConfig(memo_size=config.text_memo_size),
+        config=text_config(config),
     )
     degraded = {"segment": segmenter.degraded, "track": tracker.degraded}
     return ToolBox(
@@ -264,6 +269,13 @@ def open_tools(
         properties=Properties(store),
         degraded=tuple(f"{tool}: {reason}" for tool, reason in degraded.items() if reason),
     )
+
+
+def text_config(config: ToolConfig) -> ReadTextConfig:
+    recognizer = RecognizerConfig(
+        batch_size=config.text_batch_size, width_step=config.text_width_step
+    )
+    return ReadTextConfig(recognizer=recognizer, memo_size=config.text_memo_size)
 
 
 def open_masks(config: ToolConfig, *, device: str) -> tuple[SegmentEngine, TrackEngine]:

@@ -27,9 +27,11 @@ from pixelis_fast.tools_trt.grabcut import (
 )
 
 BOX_SIDE = 128
-"""Working pixels of a box's first cut; at 96 GrabCut loses some objects for their ground."""
+"""Working pixels of a box's first cut: on the photographs of `bench/regions.py --ablate` 96 brings
+the mean IoU from 0.977 down to 0.969, on drawn objects from 0.986 up to 0.989."""
 BORDER_SIDE = 192
-"""Working pixels of the final cut: 0.98 mean IoU where 96 gave 0.97 and 256 no more."""
+"""Working pixels of the final cut. Drawn objects of that benchmark reach 0.986 mean IoU; 96 gives
+0.980 and 256 gives 0.995; on photographs 96 gives 0.975, 192 and 256 give 0.977."""
 POINT_SIDE = 72
 """Working pixels while sizes are compared; the chosen one is refined at BORDER_SIDE."""
 RADII = (0.04, 0.07, 0.12, 0.2, 0.33, 0.55, 0.9)

@@ -40,7 +40,9 @@ from pixelis_fast.tools_trt.track_look import Look, Match, best_match, find_look
 OBJECT_SIDE = 64
 """Working pixels of the object's longer side."""
 BORDER_SIDE = 128
-"""Working pixels of the window in which the border is cut: at 192 GrabCut takes thrice the time."""
+"""Working pixels of the window in which the border is cut. `bench/regions.py --ablate`: objects of
+72 pixels come out the same at 192, one of 216 pixels at 0.992 mean IoU instead of 0.965; the time
+is within a fifth."""
 SURE = 0.9
 """Correlation at which the last look is found without trying the others."""
 NEAR, FAR = 0.35, 1.0

@@ -50,11 +50,9 @@ class ReadTextConfig:
     turn_lines: bool = True
     """Look for lines that stand on their head."""
     trusted_score: float | None = 0.9
-    """Lines read less well than this are read upside down too, and the better reading counts. Of
-    124 lines, 122 reach it upright and 1 on its head; reading both ways turns 122 of 124 right.
-    None asks PP-OCR's angle classifier about every line, as rapidocr does: it misses one in ten of
-    those on their head and turns some upright lines (242 wrong characters of 7606 instead of
-    114, at rapidocr's sizes)."""
+    """Lines read less well than this are read upside down too, and the better reading counts. None
+    asks PP-OCR's angle classifier about every line, as rapidocr does: it misses some of those on
+    their head and turns some upright ones. `bench/text.py --ablate` counts both."""
     memo_size: int = 4096
     """Results kept; 0 keeps none."""
 

@@ -6,11 +6,9 @@ clipping). The resize rules and thresholds are those the weights were published 
 of characters or of the 0..1000 frame.
 
 Enlargement is bounded, unlike in rapidocr: time grows with the area, and a strip of one line blown
-up to a short side of 736 is slow and misread. Over 127 pictures with 7606 known characters (pages,
-lines, words and signs of 8 to 56 px), detector time at one thread and wrong characters: rapidocr's
-rule 626 ms, 114 wrong; at most twice 164 ms, 19; at most twice and 300,000 pixels 89 ms, 16; never
-enlarged 60 ms, 17, five of them in text of 8 to 10 px. Reduced to 3/4: 63 wrong; to half: 947. So
-only what exceeds `max_side` is reduced.
+up to a short side of 736 is slow and misread. `bench/text.py --ablate` reads pages, lines, words
+and signs of 8 to 56 px by each rule (at most twice and 300,000 pixels; at most twice; never;
+without bound) and prints wrong characters and time. Only what exceeds `max_side` is reduced.
 
 Shapes: H, W = picture; Q = quadrilaterals.
 """

@@ -33,9 +33,8 @@ class RecognizerConfig:
     batch_size: int = 1
     """One line at a time keeps a line's activations in a CPU's cache; a GPU wants more."""
     min_width: int = 192
-    """Narrower lines are padded to this. The weights were trained on 320; 192 reads as well (16 of
-    7606 characters wrong with either, 5 of 392 in short words) in 3/5 of the time for a short word;
-    less loses digits."""
+    """Narrower lines are padded to this. The weights were trained on 320; `bench/text.py --ablate`
+    counts what 192, 320 and 128 misread, short words among it, and their time."""
     width_step: int | None = 64
     """Widths are multiples of this, and a batch has one width; None pads to the widest line."""
 

@@ -3,10 +3,10 @@
 SDPA everywhere; flash-attn's variable-length kernel takes packed work on CUDA when it is installed
 (`flash_varlen` says which and why). Keys and values are never repeated for their query groups: one
 new token folds its group into the query axis, several use SDPA's grouped form.
-Measured on one CPU core (8 query heads on 2, head_dim 64): one token on 2,000 cached: folded
-0.13 ms, grouped 0.24 ms; 213 tokens behind 1,700: grouped with a float mask 11.1 ms, with a boolean
-mask 15.8 ms, folded 11.8 ms, repeated keys 13.8 ms; 1,000 tokens, no cache: grouped causal 18.9 ms,
-folded 29.1 ms.
+`bench/decode.py` times the variants (8 query heads on 2, head_dim 64). On a CPU, one token on 2,000
+cached: grouped takes 1.5 to 3 times as long as folded, repeated keys more than 15 times; 1,000
+tokens without a cache: folded takes 1.6 times as long as grouped; 213 tokens behind 1,700: all are
+within a fifth of each other, the float mask before the boolean one.
 
 Shapes: N = tokens of all sequences, H = query heads, K = key/value heads, G = H / K, F = head_dim,
 T = cached + new tokens of one sequence, S = segments, P = patches of a segment.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.cases import CASES, chosen_cases
+from bench.cases import CASES, RECHECK, chosen_cases
 from bench.scenes import DRAWN, fresh, scene, scene_names
 from pixelis_fast.schemas import TOOL_SCHEMAS, format_call, parse_call
 
@@ -49,14 +49,31 @@ def test_truths_exist(case):
 
 
 def test_quick_cases_use_every_tool():
-    used = {call.operation for case in chosen_cases(quick=True) for call in case.calls}
+    cases = chosen_cases(quick=True, ablate=False)
+    used = {call.operation for case in cases for call in case.calls}
     assert used == set(TOOL_SCHEMAS)
 
 
 def test_cases_by_name():
-    assert [case.name for case in chosen_cases(quick=True, names=("coins",))] == ["coins"]
+    chosen = chosen_cases(quick=True, ablate=False, names=("coins",))
+    assert [case.name for case in chosen] == ["coins"]
     with pytest.raises(ValueError, match="expected some of"):
-        chosen_cases(quick=True, names=("nothing",))
+        chosen_cases(quick=True, ablate=False, names=("nothing",))
+
+
+def test_ablation_adds_its_own_chains():
+    def names(*, quick: bool, ablate: bool) -> list[str]:
+        return [case.name for case in chosen_cases(quick=quick, ablate=ablate)]
+
+    assert names(quick=True, ablate=False) == ["total", "phone"]
+    assert names(quick=True, ablate=True) == ["total", "phone", "recheck"]
+    assert len(names(quick=False, ablate=False)) == 10
+
+
+def test_a_chain_for_the_text_memo_repeats_a_read():
+    reads = [call for call in RECHECK.calls if call.operation == "read_text"]
+    assert len(reads) == 2
+    assert reads[0] == reads[1]
 
 
 @pytest.mark.parametrize("name", scene_names())

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.ablations import ABLATIONS
-from bench.cases import INVOICE, SAM2_COINS, Case, answer, step
-from bench.harness import Report, parse_options, progress_bar
+from bench.ablations import ABLATIONS, WIDTH_ABLATION
+from bench.cases import INVOICE, RECHECK, SAM2_COINS, Case, answer, step
+from bench.harness import Report, Samples, parse_options, progress_bar
 from bench.latency import (
     BASELINE_PACKAGES,
     Bench,
@@ -13,6 +13,7 @@ from bench.latency import (
     checks_of,
     cpu_table,
     lacking,
+    main,
     run_case,
     stage_table,
     timing,
@@ -80,7 +81,9 @@ def test_tables_and_goal():
     assert cpu_table(report)["rows"][1] == ["short", "ours", "8", "8"]
     for name in ABLATIONS:
         report.timings.append(timing(CASE, name, samples["naive"]))
-    assert ablation_table(report)["rows"][1][2] == "5.00"
+    table = ablation_table(report)
+    assert table["columns"] == ["arm", "sum of p50 ms", "all", "all, processor", "short"]
+    assert table["rows"][1] == [next(iter(ABLATIONS)), "40", "5.00", "5.00", "5.00"]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,27 @@ def test_an_ablation_changes_time_only(agents, name):
     media = [fresh(scene("coins"), 3)]
     whole = OursArm(agents, pinned).run(CASE, media)
     without = OursArm(ablated, pinned, name=name).run(CASE, media)
-    assert without.ids == whole.ids
-    checks = compare(CASE, [whole], [without], dtype="float32")
+    checks = checks_of(
+        CASE, {"ours": Samples([], [whole]), name: Samples([], [without])}, fake_bench()
+    )
+    assert len(checks) == 3 + len(CASE.calls)
     assert [(c.check, c.value) for c in checks if not c.passed] == []
+
+
+@pytest.mark.parametrize("name", ["- text memo", WIDTH_ABLATION])
+def test_the_reader_s_settings_reach_the_reader(agents, name):
+    pinned = {"recheck": reference(agents, RECHECK, [scene("invoice")])}
+    ablated = {segmenter: ABLATIONS[name](agent) for segmenter, agent in agents.items()}
+    media = [fresh(scene("invoice"), 3)]
+    whole = OursArm(agents, pinned).run(RECHECK, media)
+    without = OursArm(ablated, pinned, name=name).run(RECHECK, media)
+    samples = {"ours": Samples([], [whole]), name: Samples([], [without])}
+    checks = checks_of(RECHECK, samples, fake_bench())
+    assert [(c.check, c.value) for c in checks if not c.passed] == []
+    text = [check for check in checks if "text distance" in check.check]
+    assert len(text) == (2 if name == WIDTH_ABLATION else 0)
+
+
+def test_ablation_needs_our_arm():
+    with pytest.raises(SystemExit, match="--ablate: expected ours"):
+        main(["--ablate", "--arms", "naive"])

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from bench.cases import Case, answer, step
-from bench.outputs import ChainRun, ToolOutput, compare, mask_iou, text_error, time_overlap
+from bench.outputs import (
+    ChainRun,
+    ToolOutput,
+    compare,
+    compare_ablated,
+    mask_iou,
+    text_error,
+    time_overlap,
+)
 
 CASE = Case(
     "fake",
@@ -70,6 +78,26 @@ def test_equal_runs_are_equal():
 )
 def test_each_difference_is_caught(ours, check):
     assert check in failed(ours)
+
+
+@pytest.mark.parametrize(
+    ("ablated", "reads_otherwise", "check"),
+    [
+        (RUN, False, None),
+        (with_output(1, text="TOTAL DUF"), False, "- x: step 1 read_text"),
+        (with_output(1, text="TOTALDUE"), True, "- x: step 1 read_text, text distance"),
+        (with_output(2, masks=(np.roll(MASK, 1, 0),)), True, "- x: step 2 segment"),
+        (with_output(2, masks=(None,)), False, "- x: step 2 segment"),
+        (with_output(4, values={"area": 251.0}), False, "- x: step 4 properties"),
+        (replace(RUN, ids=[1, 2, 3, 5]), False, "- x: token ids"),
+        (replace(RUN, logprobs={2: -1.5}), False, "- x: largest log-prob difference"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_ablation_must_find_the_same(ablated, reads_otherwise, check):
+    arguments = {"dtype": "float32", "reads_otherwise": reads_otherwise}
+    checks = compare_ablated(CASE, "- x", [RUN], [ablated], **arguments)
+    assert [each.check for each in checks if not each.passed] == ([check] if check else [])
 
 
 def test_log_probs_are_compared_over_all_runs():

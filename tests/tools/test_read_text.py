@@ -23,7 +23,7 @@ from tests.media import clip, picture
 from tests.tools.rendered import LINES, document
 
 SHORT_SIDE = 384
-"""Below the default of 736, which would cost four times the time."""
+"""Below the default of 736, whose pictures have four times the pixels."""
 BOX_PX = 1.0
 """Largest difference of a box's side, on top of rounding to thousandths of the frame."""
 SAME_CHARACTERS = 0.98
