@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,7 @@ def _typed_command(script: str, argv: Sequence[str]) -> str:
             skip = word == "--json" and not skip
         elif not word.startswith("--json="):
             words.append(word if "/" not in word else Path(word).name)
-    return " ".join(["python", f"bench/{script}", *words])
+    return shlex.join(["python", f"bench/{script}", *words])
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ clipping). The resize rules and thresholds are those the weights were published 
 of characters or of the 0..1000 frame.
 
 Enlargement is bounded, unlike in rapidocr: time grows with the area, and a strip of one line blown
-up to a short side of 736 is slow and misread. `bench/text.py --ablate` reads pages, lines, words
-and signs of 8 to 56 px by each rule (at most twice and 300,000 pixels; at most twice; never;
-without bound) and prints wrong characters and time. Only what exceeds `max_side` is reduced.
+up to a short side of 736 is slow and misread. `bench/text.py --ablate`, 132 pictures with 7,586
+known characters (pages, lines, words and signs of 8 to 56 px), processor time of a read and wrong
+characters: without bound 946 ms, 85 wrong; at most twice 396 ms, 22; at most twice and 300,000
+pixels 284 ms, 18; never enlarged 239 ms, 17. Only what exceeds `max_side` is reduced.
 
 Shapes: H, W = picture; Q = quadrilaterals.
 """
