@@ -70,7 +70,7 @@ AMPERE = Tiles(
     tma=False,
 )
 FLOAT32 = Tiles(
-    statistics=Tile(64, 64, 32, warps=8, stages=2),
+    statistics=Tile(64, 64, 16, warps=8, stages=2),
     pair_statistics=Tile(64, 64, 32, warps=8, stages=2, subtiles=PAIR_SUBTILES),
     hidden_product=Tile(64, 64, 32, warps=8, stages=2),
     weight_product=Tile(64, 64, 16, warps=8, stages=3),

@@ -97,11 +97,13 @@ def test_operators(implementation):
     seen = (torch.ones(5, dtype=torch.bool), *bounds, False, implementation)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        torch.ops.pixelis.pairs_top_k.default, (queries, keys, 2, *seen), test_utils=checks
+        torch.ops.pixelis_fast.pairs_top_k.default, (queries, keys, 2, *seen), test_utils=checks
     )
     ballot = (torch.zeros(5, dtype=torch.int64), torch.ones(5), 3, 0.0, 0)
     torch.library.opcheck(
-        torch.ops.pixelis.pairs_vote.default, (queries, keys, *ballot, *seen), test_utils=checks
+        torch.ops.pixelis_fast.pairs_vote.default,
+        (queries, keys, *ballot, *seen),
+        test_utils=checks,
     )
 
 
