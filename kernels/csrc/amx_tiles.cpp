@@ -5,6 +5,8 @@
 #if PIXELIS_X86
 #include "intrinsics.h"
 
+#define AMX_INLINE PIXELIS_TARGET_AMX PIXELIS_INLINE
+
 namespace pixelis {
 namespace {
 
@@ -28,34 +30,64 @@ class ConfiguredTiles {
   ConfiguredTiles& operator=(const ConfiguredTiles&) = delete;
 };
 
-// Products of planes, small ones first.
-struct PlanePair {
-  int a, b;
-};
-constexpr PlanePair kPairs[] = {{2, 0}, {1, 1}, {0, 2}, {1, 0}, {0, 1}, {0, 0}};
-
-// Some steps of a panel.
-struct Steps {
-  const TileMatrix* matrix;  // null for none
-  int64_t panel;
-  int64_t first;
-  int64_t count;
-
-  const uint16_t* plane(int index) const { return matrix->at(index, panel, first); }
-};
-
-// A step's tiles into the second-level cache.
-PIXELIS_TARGET_AMX PIXELIS_INLINE void prefetch_step(const uint16_t* tiles) {
-  for (int line = 0; line < kTilePair; line += 32) {
-    _mm_prefetch(reinterpret_cast<const char*>(tiles + line), _MM_HINT_T1);
+// A quarter of the two tiles a step further on, into the first-level cache. Where two threads share
+// a core, its tile loads do not overlap its tile products, and every miss is waited for.
+AMX_INLINE void prefetch_quarter(const uint16_t* tiles, int quarter) {
+  constexpr int kLine = 32, kLines = kTilePair / kLine / 4;
+  const uint16_t* from = tiles + kTilePair + quarter * kLines * kLine;
+#pragma GCC unroll 8
+  for (int line = 0; line < kLines; ++line) {
+    // By hand: the compiler moves or drops the intrinsic, whose place between the tiles matters.
+    asm volatile("prefetcht0 %0" ::"m"(from[line * kLine]));
   }
 }
 
-// 32 by 32 elements of c in four tiles; two tiles each of a and b per step. Meanwhile the steps
-// `ahead` come closer: a product that waits for each tile from the third-level cache takes twice as
-// long as the tiles' own.
-PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const Steps& a, const Steps& b,
-                                                                  const Steps& ahead, float* c,
+// Adds the products of one step's tiles: 4 and 5 of a, 6 and 7 of b. What is not loaded is there.
+template <bool kLoadsA, bool kLoadsB>
+AMX_INLINE void multiply_step(const uint16_t* a, const uint16_t* b) {
+  if (kLoadsA) _tile_loadd(4, a, 64);
+  if (kLoadsB) _tile_loadd(6, b, 64);
+  if (kLoadsA) prefetch_quarter(a, 0);
+  if (kLoadsB) prefetch_quarter(b, 0);
+  _tile_dpbf16ps(0, 4, 6);
+  if (kLoadsB) _tile_loadd(7, b + kTilePair / 2, 64);
+  if (kLoadsA) prefetch_quarter(a, 1);
+  if (kLoadsB) prefetch_quarter(b, 1);
+  _tile_dpbf16ps(1, 4, 7);
+  if (kLoadsA) _tile_loadd(5, a + kTilePair / 2, 64);
+  if (kLoadsA) prefetch_quarter(a, 2);
+  if (kLoadsB) prefetch_quarter(b, 2);
+  _tile_dpbf16ps(2, 5, 6);
+  if (kLoadsA) prefetch_quarter(a, 3);
+  if (kLoadsB) prefetch_quarter(b, 3);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// The planes' products of one step, in an order that loads one side's tiles at a time.
+template <int kPlanes>
+AMX_INLINE void multiply_planes(const uint16_t* const* a, const uint16_t* const* b,
+                                int64_t offset) {
+  if constexpr (kPlanes == 1) {
+    multiply_step<true, true>(a[0] + offset, b[0] + offset);
+  } else if constexpr (kPlanes == 2) {
+    multiply_step<true, true>(a[0] + offset, b[1] + offset);
+    multiply_step<false, true>(nullptr, b[0] + offset);
+    multiply_step<true, false>(a[1] + offset, nullptr);
+  } else {
+    multiply_step<true, true>(a[0] + offset, b[2] + offset);
+    multiply_step<false, true>(nullptr, b[1] + offset);
+    multiply_step<true, false>(a[1] + offset, nullptr);
+    multiply_step<false, true>(nullptr, b[0] + offset);
+    multiply_step<true, false>(a[0] + offset, nullptr);
+    multiply_step<true, false>(a[2] + offset, nullptr);
+  }
+}
+
+// 32 by 32 elements of c in four tiles, over some steps of a panel of a and one of b.
+template <int kPlanes>
+PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const uint16_t* const* a,
+                                                                  const uint16_t* const* b,
+                                                                  int64_t num_steps, float* c,
                                                                   int64_t c_stride,
                                                                   bool accumulate) {
   asm volatile("" ::: "memory");  // the tile loads do not tell the compiler what they read
@@ -71,29 +103,31 @@ PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const Steps& a
     _tile_zero(2);
     _tile_zero(3);
   }
-  const int planes = a.matrix->planes, num_pairs = planes * (planes + 1) / 2;
-  for (int pair = 0; pair < num_pairs; ++pair) {
-    const PlanePair& of = kPairs[6 - num_pairs + pair];
-    const uint16_t* left = a.plane(of.a);
-    const uint16_t* right = b.plane(of.b);
-    const bool has_ahead = ahead.matrix != nullptr && pair < planes;
-    const uint16_t* next = has_ahead ? ahead.plane(pair) : nullptr;
-    for (int64_t i = 0; i < a.count; ++i, left += kTilePair, right += kTilePair) {
-      _tile_loadd(4, left, 64);
-      _tile_loadd(6, right, 64);
-      _tile_loadd(7, right + kTilePair / 2, 64);
-      _tile_loadd(5, left + kTilePair / 2, 64);
-      if (has_ahead && i < ahead.count) prefetch_step(next + i * kTilePair);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-  }
+  for (int64_t step = 0; step < num_steps; ++step) multiply_planes<kPlanes>(a, b, step * kTilePair);
   _tile_stored(0, c, row_bytes);
   _tile_stored(1, c + 16, row_bytes);
   _tile_stored(2, c + 16 * c_stride, row_bytes);
   _tile_stored(3, c + 16 * c_stride + 16, row_bytes);
+}
+
+template <int kPlanes>
+void multiply_all(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
+                  int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate) {
+  constexpr int64_t kDepth = 32 / kPlanes;
+  for (int64_t step = 0; step < a.steps; step += kDepth) {
+    const int64_t num_steps = std::min(kDepth, a.steps - step);
+    for (int64_t j = 0; j < b_panels; ++j) {
+      for (int64_t i = 0; i < a_panels; ++i) {
+        const uint16_t *left[kPlanes], *right[kPlanes];
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          left[plane] = a.at(plane, a_panel + i, step);
+          right[plane] = b.at(plane, b_panel + j, step);
+        }
+        multiply_panels<kPlanes>(left, right, num_steps, c + i * kTile * c_stride + j * kTile,
+                                 c_stride, accumulate || step > 0);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -101,24 +135,11 @@ PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const Steps& a
 void multiply_tiles(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
                     int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride,
                     bool accumulate) {
-  // A panel's steps of a stay in the first-level cache while b streams from the second.
-  const int64_t depth = a.planes == 1 ? 32 : a.planes == 2 ? 16 : 8;
   const ConfiguredTiles tiles;
-  for (int64_t step = 0; step < a.steps; step += depth) {
-    const int64_t count = std::min(depth, a.steps - step);
-    const int64_t next_step = step + count, next_count = std::min(depth, a.steps - next_step);
-    for (int64_t i = 0; i < a_panels; ++i) {
-      for (int64_t j = 0; j < b_panels; ++j) {
-        // What the next call is the first to read.
-        Steps ahead{nullptr, 0, 0, 0};
-        if (j + 1 == b_panels && i + 1 < a_panels) ahead = {&a, a_panel + i + 1, step, count};
-        if (j + 1 == b_panels && i + 1 == a_panels) ahead = {&b, b_panel, next_step, next_count};
-        if (j + 1 < b_panels && i == 0) ahead = {&b, b_panel + j + 1, step, count};
-        multiply_panels({&a, a_panel + i, step, count}, {&b, b_panel + j, step, count}, ahead,
-                        c + i * kTile * c_stride + j * kTile, c_stride, accumulate || step > 0);
-      }
-    }
-  }
+  const auto multiply = a.planes == 1   ? multiply_all<1>
+                        : a.planes == 2 ? multiply_all<2>
+                                        : multiply_all<3>;
+  multiply(a, a_panel, a_panels, b, b_panel, b_panels, c, c_stride, accumulate);
 }
 
 }  // namespace pixelis

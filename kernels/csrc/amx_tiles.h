@@ -6,7 +6,7 @@
 //   right  tile[k / 2, n, k % 2]   16 pairs of k by 16 columns of b
 // bfloat16 operands are one plane. float32 ones are three for logits, value = high + middle + low,
 // each rounded from what the ones before left over: 24 bits of significand, as many as float32 has.
-// Gradients take two, 16 bits: an error of 4e-6 of a gradient's size for half the products.
+// Gradients take two, 16 bits, for half the products.
 #pragma once
 
 #include <cstdint>

@@ -63,7 +63,7 @@ struct PaddedCoefficients {
 };
 
 // Memory that is about to be written for the first time, in pages of 2 MB where the system grants
-// them: filling 311 MB page by page of 4 KB takes 0.2 s, as long as two of the matrix products.
+// them: entering a weight's gradient page by page of 4 KB takes as long as a matrix product.
 void prefer_huge_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kHuge = uintptr_t{1} << 21;
