@@ -3,7 +3,7 @@
 A tile is ROWS tokens × COLUMNS vocabulary entries; the float32 accumulators of the product feed
 the exponentials directly. What is stored at a target is 0, and set afterwards. With two SUBTILES
 the epilogue runs over a tile in halves: whole 128x256 tiles of exponentials beside their
-accumulators spill on sm_90, halves do not (`make compile`).
+accumulators spill on sm_90; `make compile` shows that halves do not.
 
 A program walks over tiles in groups of GROUP row tiles, which keeps their hidden states in L2
 while the head streams by.

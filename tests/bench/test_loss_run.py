@@ -225,7 +225,7 @@ def test_pictures_show_every_arm(providers, tmp_path):
         assert "eager" in text
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("op", "name"),
     [(op, each.name) for op, group in loss_ops.PROVIDERS.items() for each in group],
