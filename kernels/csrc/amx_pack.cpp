@@ -101,13 +101,15 @@ AMX_INLINE void transpose(__m512i* rows) {
 
 PIXELIS_TARGET_AMX void tile_left(const Matrix& matrix, const int64_t* row_ids, int rows,
                                   const TileMatrix& left) {
-  for (int row = 0; row < padded(rows); ++row) {
-    const int64_t offset = row % kTile * kTile;  // both tiles of a step have 16 rows of 32 values
+  for (int panel = 0; panel < padded(rows) / kTile; ++panel) {
     for (int64_t step = 0; step < left.steps; ++step) {
-      const Planes values =
-          row < rows ? load_planes(matrix, row_ids[row], step * kTile, left.planes) : no_planes();
-      for (int i = 0; i < left.planes; ++i) {
-        _mm512_store_si512(left.at(i, row / kTile, step) + offset, values.plane[i]);
+      for (int i = 0; i < kTile; ++i) {  // both tiles of a step have 16 rows of 32 values
+        const int row = panel * kTile + i;
+        const Planes values =
+            row < rows ? load_planes(matrix, row_ids[row], step * kTile, left.planes) : no_planes();
+        for (int plane = 0; plane < left.planes; ++plane) {
+          _mm512_store_si512(left.at(plane, panel, step) + i * kTile, values.plane[plane]);
+        }
       }
     }
   }

@@ -38,9 +38,9 @@ class TileMatrices final : public Product {
   }
 
   void multiply(const void* left, int rows, int64_t k, const void* right, int64_t begin,
-                int64_t end, Destination out) const override {
+                int64_t end, Destination out, Ahead ahead) const override {
     const TileMatrix a = tile_matrix(const_cast<void*>(left), planes_, k);
-    run(a, 0, rows, right, begin, end, out, k);
+    run(a, 0, rows, right, begin, end, out, k, ahead);
   }
 
   // By rows first, by tokens behind it.
@@ -91,10 +91,10 @@ class TileMatrices final : public Product {
 
   // k is the left operand's: b has as many rows.
   void run(const TileMatrix& a, int64_t first, int rows, const void* right, int64_t begin,
-           int64_t end, Destination out, int64_t k) const {
+           int64_t end, Destination out, int64_t k, Ahead ahead = {nullptr, 0}) const {
     const TileMatrix b = tile_matrix(const_cast<void*>(right), a.planes, k);
     multiply_tiles(a, first / kTile, padded(rows) / kTile, b, begin / kTile,
-                   padded(end - begin) / kTile, out.c, out.stride, out.accumulate);
+                   padded(end - begin) / kTile, out.c, out.stride, out.accumulate, ahead);
   }
 
   const int planes_;  // of logits' operands

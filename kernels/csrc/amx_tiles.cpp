@@ -30,6 +30,8 @@ class ConfiguredTiles {
   ConfiguredTiles& operator=(const ConfiguredTiles&) = delete;
 };
 
+constexpr int64_t kLineBytes = 64;
+
 // A quarter of the two tiles a step further on, into the first-level cache. Where two threads share
 // a core, its tile loads do not overlap its tile products, and every miss is waited for.
 AMX_INLINE void prefetch_quarter(const uint16_t* tiles, int quarter) {
@@ -85,11 +87,9 @@ AMX_INLINE void multiply_planes(const uint16_t* const* a, const uint16_t* const*
 
 // 32 by 32 elements of c in four tiles, over some steps of a panel of a and one of b.
 template <int kPlanes>
-PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const uint16_t* const* a,
-                                                                  const uint16_t* const* b,
-                                                                  int64_t num_steps, float* c,
-                                                                  int64_t c_stride,
-                                                                  bool accumulate) {
+PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(
+    const uint16_t* const* a, const uint16_t* const* b, int64_t num_steps, float* c,
+    int64_t c_stride, bool accumulate, const char* ahead, int64_t ahead_lines) {
   asm volatile("" ::: "memory");  // the tile loads do not tell the compiler what they read
   const int64_t row_bytes = c_stride * int64_t{sizeof(float)};
   if (accumulate) {
@@ -103,7 +103,12 @@ PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const uint16_t
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t step = 0; step < num_steps; ++step) multiply_planes<kPlanes>(a, b, step * kTilePair);
+  for (int64_t step = 0; step < num_steps; ++step) {
+    multiply_planes<kPlanes>(a, b, step * kTilePair);
+    for (int64_t line = 0; line < ahead_lines; ++line, ahead += kLineBytes) {
+      asm volatile("prefetcht1 %0" ::"m"(*ahead));
+    }
+  }
   _tile_stored(0, c, row_bytes);
   _tile_stored(1, c + 16, row_bytes);
   _tile_stored(2, c + 16 * c_stride, row_bytes);
@@ -112,8 +117,11 @@ PIXELIS_TARGET_AMX __attribute__((noinline)) void multiply_panels(const uint16_t
 
 template <int kPlanes>
 void multiply_all(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
-                  int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate) {
+                  int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate,
+                  Ahead ahead) {
   constexpr int64_t kDepth = 32 / kPlanes;
+  const int64_t all_steps = a_panels * b_panels * a.steps;
+  const int64_t lines = ahead.bytes / kLineBytes / all_steps;
   for (int64_t step = 0; step < a.steps; step += kDepth) {
     const int64_t num_steps = std::min(kDepth, a.steps - step);
     for (int64_t j = 0; j < b_panels; ++j) {
@@ -124,7 +132,8 @@ void multiply_all(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const 
           right[plane] = b.at(plane, b_panel + j, step);
         }
         multiply_panels<kPlanes>(left, right, num_steps, c + i * kTile * c_stride + j * kTile,
-                                 c_stride, accumulate || step > 0);
+                                 c_stride, accumulate || step > 0, ahead.data, lines);
+        ahead.data += num_steps * lines * kLineBytes;
       }
     }
   }
@@ -133,13 +142,13 @@ void multiply_all(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const 
 }  // namespace
 
 void multiply_tiles(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
-                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride,
-                    bool accumulate) {
+                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate,
+                    Ahead ahead) {
   const ConfiguredTiles tiles;
   const auto multiply = a.planes == 1   ? multiply_all<1>
                         : a.planes == 2 ? multiply_all<2>
                                         : multiply_all<3>;
-  multiply(a, a_panel, a_panels, b, b_panel, b_panels, c, c_stride, accumulate);
+  multiply(a, a_panel, a_panels, b, b_panel, b_panels, c, c_stride, accumulate, ahead);
 }
 
 }  // namespace pixelis

@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "linear_problem.h"
+#include "linear_product.h"
 
 #if PIXELIS_X86
 
@@ -39,9 +39,11 @@ inline int64_t tile_bytes(int planes, int64_t panels, int64_t k) {
 
 // c[32 · a_panels, 32 · b_panels] (+)= a b, from the panels given on. Of three planes the products
 // high·high, high·middle, middle·high, middle·middle, high·low and low·high are summed, of two the
-// first three: what is left out is as small as the last plane's rounding.
+// first three: what is left out is as small as the last plane's rounding. Meanwhile `ahead` comes
+// into the second-level cache, a few lines a step.
 void multiply_tiles(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
-                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate);
+                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate,
+                    Ahead ahead);
 
 }  // namespace pixelis
 

@@ -4,12 +4,9 @@
 #include <cstring>
 #include <optional>
 
+#include "huge_pages.h"
 #include "linear_operands.h"
 #include "linear_work.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace pixelis {
 namespace {
@@ -61,21 +58,6 @@ struct PaddedCoefficients {
   int64_t stride;
   bool plain;
 };
-
-// Memory that is about to be written for the first time, in pages of 2 MB where the system grants
-// them: entering a weight's gradient page by page of 4 KB takes as long as a matrix product.
-void prefer_huge_pages(void* memory, int64_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHuge * kHuge;
-  if (begin >= end) return;
-  // Advice: a system that refuses it keeps small pages and the same results.
-  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
-#else
-  static_cast<void>(memory), static_cast<void>(bytes);
-#endif
-}
 
 class Backward {
  public:
@@ -180,7 +162,8 @@ class Backward {
                int64_t token, int64_t end, float* out, int64_t stride) {
     const int rows = static_cast<int>(ids.size());
     head.load(ids.data(), rows, scratch.left.data());
-    head.logits(scratch.left.data(), rows, token, end, out, stride);
+    const Ahead next = head.block_at(ids[0] + int64_t{problem_.threads} * kBlockRows);
+    head.logits(scratch.left.data(), rows, token, end, out, stride, next);
     kernels_.transform(out, stride, rows, static_cast<int>(padded(end - token)), problem_.scale,
                        problem_.softcap);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "huge_pages.h"
 #include "linear_operands.h"
 #include "linear_totals.h"
 #include "linear_work.h"
@@ -39,6 +40,9 @@ class Forward {
     if (problem.reference) reference_.emplace(*product_, *problem.reference, problem.threads);
     targets_ = target_logits(problem, policy_, reference());
     for (int i = 0; i < problem.threads; ++i) scratch_.emplace_back(policy_, reference());
+    const int64_t stored_bytes = stored.columns * stored.stride * int64_t{sizeof(float)};
+    if (stored.logits != nullptr) prefer_huge_pages(stored.logits, stored_bytes);
+    if (stored.deltas != nullptr) prefer_huge_pages(stored.deltas, stored_bytes);
   }
 
   void run(const StatisticsView& out) {
@@ -81,7 +85,8 @@ class Forward {
 
   void fill(const PackedHead& head, const void* left, const BlockView& block, float* out,
             int64_t stride, int64_t token, int64_t end) {
-    head.logits(left, block.rows, token, end, out, stride);
+    const Ahead next = head.block_at(block.first_row + int64_t{problem_.threads} * kBlockRows);
+    head.logits(left, block.rows, token, end, out, stride, next);
     kernels_.transform(out, stride, block.rows, block.tokens, problem_.scale, problem_.softcap);
   }
 

@@ -24,9 +24,17 @@ void PackedHead::load(const int64_t* row_ids, int rows, void* left) const {
 }
 
 void PackedHead::logits(const void* left, int rows, int64_t begin, int64_t end, float* out,
-                        int64_t stride) const {
+                        int64_t stride, Ahead ahead) const {
   product_.multiply(left, rows, head_.weight.columns, hidden_.data(), begin, end,
-                    {out, stride, false});
+                    {out, stride, false}, ahead);
+}
+
+Ahead PackedHead::block_at(int64_t first) const {
+  const Matrix& weight = head_.weight;
+  const int64_t rows = std::clamp<int64_t>(weight.rows - first, 0, kBlockRows);
+  const int64_t row_bytes = weight.columns * (weight.is_bfloat16 ? 2 : 4);
+  const int64_t from = std::min(first, weight.rows);
+  return {static_cast<const char*>(weight.data) + from * row_bytes, rows * row_bytes};
 }
 
 int64_t PackedHead::left_bytes() const { return product_.left_bytes(head_.weight.columns); }

@@ -20,8 +20,10 @@ class PackedHead {
   // Loads vocabulary rows into `left`, left_bytes() long.
   void load(const int64_t* row_ids, int rows, void* left) const;
   // Raw logits of the loaded rows for tokens [begin, end), tokens across.
-  void logits(const void* left, int rows, int64_t begin, int64_t end, float* out,
-              int64_t stride) const;
+  void logits(const void* left, int rows, int64_t begin, int64_t end, float* out, int64_t stride,
+              Ahead ahead = {nullptr, 0}) const;
+  // A block's rows from `first` on, as far as there are any: what a thread loads next.
+  Ahead block_at(int64_t first) const;
   int64_t left_bytes() const;
   const LinearHead& head() const { return head_; }
 

@@ -61,7 +61,7 @@ class FloatMatrices final : public Product {
   }
 
   void multiply(const void* left, int rows, int64_t k, const void* right, int64_t begin,
-                int64_t end, Destination out) const override {
+                int64_t end, Destination out, Ahead) const override {
     run(static_cast<const float*>(left), k, rows, k, right, begin, end, out);
   }
 

@@ -19,6 +19,12 @@ struct Destination {
   bool accumulate;
 };
 
+// Memory that is read next, for a product that can fetch it while it runs.
+struct Ahead {
+  const char* data;
+  int64_t bytes;
+};
+
 class Product {
  public:
   virtual ~Product() = default;
@@ -39,7 +45,7 @@ class Product {
                          void* left) const = 0;
   // c = a b over columns [begin, end) of b; rows as loaded.
   virtual void multiply(const void* left, int rows, int64_t k, const void* right, int64_t begin,
-                        int64_t end, Destination out) const = 0;
+                        int64_t end, Destination out, Ahead ahead) const = 0;
 
   // The gradient of a slice of `rows` vocabulary rows for all tokens.
   virtual int64_t gradient_bytes(int64_t rows, int64_t tokens) const = 0;
