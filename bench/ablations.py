@@ -92,7 +92,7 @@ ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
     "- KV and vision": without(keep_kv=False, vision_cache_bytes=0),
     "- jump-ahead": without_jump_ahead,
     "- pixel cache": without_tool(store_bytes=0),
-    "- text memo": without_tool(text_memo_size=0),
+    "- result memo": without_tool(memo_bytes=0),
     WIDTH_ABLATION: without_tool(text_batch_size=6, text_width_step=None),
     "- in-process media": resent,
     SAM2_ABLATION: without_tool(feature_cache_bytes=0),

@@ -1,9 +1,9 @@
 """Regions: how well the classical engines segment and track objects whose outlines are known.
 
 `segment` by box beside OpenCV's GrabCut at full size, by point beside a flood fill; `track` beside
-GrabCut on the first frame and dense flow; `shrink`, which feeds them, beside OpenCV's area average;
-in the full run SAM2's encoder with and without kept position tables. --ablate measures other
-working sizes. A sample of segment or track is one object: percentiles go over objects.
+GrabCut on the first frame and dense flow; `shrink`, which feeds them, beside OpenCV's area average.
+--ablate measures other working sizes. A sample of segment or track is one object: percentiles go
+over objects.
 
     python bench/regions.py --quick
     python bench/regions.py --ablate
@@ -24,7 +24,6 @@ if __name__ == "__main__":
 
 import cv2
 import numpy as np
-import torch
 
 from bench.harness import (
     Check,
@@ -45,7 +44,6 @@ from bench.region_objects import Moving, Outlined, moving_objects, outlined_obje
 from pixelis_fast.tools_trt import classical_segment, classical_track
 from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
 from pixelis_fast.tools_trt.classical_track import ClassicalTrack
-from pixelis_fast.tools_trt.sam2 import KeptPositions, Sam2
 from pixelis_fast.tools_trt.shrink import shrink
 
 ARMS = ("ours", "usual")
@@ -58,7 +56,6 @@ MAX_SHRINK_STEP = 2.5
 """Mean grey levels between shrink and a direct area average."""
 SHRUNK = (("retina.jpg", (192, 192)), ("coffee.png", (192, 128)), ("coffee.png", (96, 64)))
 """Odd and even sides, little and much smaller."""
-SAM2_SIDE = 1024
 RUNS = 5
 
 Thing = TypeVar("Thing", Outlined, Moving)
@@ -186,33 +183,6 @@ def measure_shrink(options: Options) -> tuple[list[Timing], list[Check]]:
     return timings, checks
 
 
-def measure_sam2(options: Options) -> tuple[list[Timing], list[Check]]:
-    """An encode of SAM2-tiny with random weights; usual computes every position table anew."""
-    image = photograph("coffee.png")
-    sam2 = Sam2.random(side=SAM2_SIDE, cache_bytes=0)
-    neck: Any = sam2.model.vision_encoder.neck
-    kept = neck.position_encoding
-    assert isinstance(kept, KeptPositions)
-
-    def encode(positions: Any) -> Callable[[], Any]:
-        def run() -> Any:
-            neck.position_encoding = positions
-            with torch.inference_mode():
-                return sam2.encode(image)
-
-        return run
-
-    arms = chosen(options, {"ours": encode(kept), "usual": encode(kept.inner)}, {})
-    samples = interleave(arms, warmup=1, runs=options.runs or RUNS)
-    case = f"SAM2-tiny, encode at {SAM2_SIDE}"
-    timings = [timed(case, arm, sample) for arm, sample in samples.items()]
-    if len(samples) < 2:
-        return timings, []
-    ours, usual = (sample.results[-1].maps for sample in samples.values())
-    apart = max(float((a - b).abs().max()) for a, b in zip(ours, usual, strict=True))
-    return timings, [Check.at_most(case, "largest difference of the features", apart, 0.0)]
-
-
 def checks_of(report: Report) -> list[Check]:
     """Ours finds what is there. The usual methods are other methods: their IoU is a finding."""
     checks = []
@@ -304,11 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report("regions", options, ours="ours", baseline={})
     measure_objects(options, report)
     report.checks += checks_of(report)
-    for part in (measure_shrink,) if options.quick else (measure_shrink, measure_sam2):
-        timings, checks = part(options)
-        report.timings += timings
-        report.checks += checks
-        report.baseline |= dict.fromkeys((timing.name for timing in timings), "usual")
+    timings, checks = measure_shrink(options)
+    report.timings += timings
+    report.checks += checks
+    report.baseline |= dict.fromkeys((timing.name for timing in timings), "usual")
     report.goals += goals(report)
     tables = [iou_table(report), small_table(report)]
     report.tables += [rich_table(table) for table in tables]

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 import cv2
 import numpy as np
+import torch
 from rapidfuzz.distance import Levenshtein
 from rapidocr import RapidOCR
 
@@ -182,7 +183,8 @@ def measure_backends(options: Options, *, tick: Callable[[str], None]) -> list[T
 
     def run(name: str) -> Callable[[], np.ndarray]:
         session = sessions[name]
-        return lambda: next(iter(session.run({session.input_names[0]: pixels_1CHW}).values()))
+        inputs = {session.input_names[0]: torch.from_numpy(pixels_1CHW)}
+        return lambda: next(iter(session.run(inputs).values())).numpy()
 
     samples = interleave(
         {name: run(name) for name in sessions}, warmup=1, runs=DETECTOR_RUNS, tick=tick

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.text_pictures import TextPicture
 from pixelis_fast.tools_trt.backends import open_session
-from pixelis_fast.tools_trt.read_text import ReadTextConfig, cut_line
+from pixelis_fast.tools_trt.pp_ocr import ReadTextConfig, cut_line
 from pixelis_fast.tools_trt.text_angle import TextAngle
 from pixelis_fast.tools_trt.text_detector import TextDetector
 from pixelis_fast.tools_trt.text_recognizer import TextRecognizer

@@ -7,7 +7,10 @@ gives its first frame. Knows no store and no tool.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import threading
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +19,35 @@ from pixelis_fast.tools_trt.results import ToolInputError
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for bytes that are no picture or a broken one."""
+
+HEADER_LOCK = threading.Lock()
+"""numpy reads its header with Python's parser, which CPython 3.11 breaks off with a SystemError
+when threads use it at the same time."""
+
+
+def encoded_image(image: bytes | str | Path | np.ndarray) -> bytes:
+    """The bytes of a picture; an array's are lossless."""
+    if isinstance(image, np.ndarray):
+        return encode_array(normalise_array(image))
+    return read_media(image, "image")
+
+
+def read_media(media: bytes | str | Path, kind: str) -> bytes:
+    """Bytes as they are, or a file's."""
+    if isinstance(media, bytes):
+        return media
+    if not isinstance(media, (str, Path)):
+        raise ToolInputError(f"{kind}: expected bytes or a path, got {type(media).__name__}")
+    try:
+        return Path(media).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ToolInputError(f"{kind}: expected a readable file, got {media} ({error})") from error
+
+
+def pixels_digest(pixels_HWC: np.ndarray) -> str:
+    """Equal for equal pictures, however they were encoded."""
+    shape = np.asarray(pixels_HWC.shape, dtype="<i8").tobytes()
+    return hashlib.sha256(shape + pixels_HWC.tobytes()).hexdigest()
 
 
 def decode_image(encoded: bytes) -> np.ndarray:
@@ -59,7 +91,8 @@ def encode_array(image_HWC: np.ndarray) -> bytes:
 
 def _decode_array(encoded: bytes) -> np.ndarray:
     try:
-        image = np.load(io.BytesIO(encoded), allow_pickle=False)
+        with HEADER_LOCK:
+            image = np.load(io.BytesIO(encoded), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ToolInputError(
             f"image: expected a numpy array, got broken bytes ({error})"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pixelis_fast.tools_trt.geometry import box_to_px, check_box
+from pixelis_fast.tools_trt.geometry import box_to_px, check_box, shown
 from pixelis_fast.tools_trt.localize_change import MAX_SAMPLES, change_spans
 from pixelis_fast.tools_trt.localize_frames import SmallFrames, evenly, with_next
 from pixelis_fast.tools_trt.localize_scores import (
@@ -156,18 +156,18 @@ class Localize:
         time_s: float | None,
         query: str | None,
     ) -> None:
-        if event not in EVENTS:
-            raise ToolInputError(f"event: expected one of {', '.join(EVENTS)}, got {event!r}")
+        if not isinstance(event, str) or event not in EVENTS:
+            raise ToolInputError(f"event: expected one of {', '.join(EVENTS)}, got {shown(event)}")
         if self.store.info(media_id).kind != "video":
             raise ToolInputError("localize: expected a video, got an image")
         if event == "appearance" and (box is None or time_s is None):
             raise ToolInputError(f"appearance: expected a box and a time, got {box} and {time_s}")
         if event != "appearance" and time_s is not None:
-            raise ToolInputError(f"time: expected none for {event}, got {time_s}")
-        if event == "text" and not (query and query.strip()):
-            raise ToolInputError(f"query: expected the text to find, got {query!r}")
+            raise ToolInputError(f"time: expected none for {event}, got {shown(time_s)}")
+        if event == "text" and not (isinstance(query, str) and query.strip()):
+            raise ToolInputError(f"query: expected the text to find, got {shown(query)}")
         if event != "text" and query is not None:
-            raise ToolInputError(f"query: expected none for {event}, got {query!r}")
+            raise ToolInputError(f"query: expected none for {event}, got {shown(query)}")
         if event == "text" and self.read_text is None:
             raise ToolError("localize: the text event needs a read_text tool, got none")
 

@@ -1,4 +1,4 @@
-"""What the store holds: facts about media, and the recipe that defines a crop.
+"""What the store holds: facts about media, the recipe that defines a crop, and their checks.
 
 A crop's id is the hash of its recipe, so it is known before any pixel is. No pixels here.
 """
@@ -9,8 +9,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from pixelis_fast.kernels.resize.op import Filter
-from pixelis_fast.tools_trt.results import Box
+from pixelis_fast.kernels.resize.op import FILTERS, Filter
+from pixelis_fast.tools_trt.geometry import shown, whole_numbers
+from pixelis_fast.tools_trt.results import Box, ToolInputError
 from pixelis_fast.tools_trt.video import VideoIndex
 
 MAX_CROP_SIDE = 16384
@@ -67,3 +68,20 @@ class Source:
     recipe: CropRecipe | None = None
     pixels_id: str = ""
     """Names the decoded pixels: equal for two encodings of the same picture."""
+
+
+def check_crop(width: int, height: int, filter: Filter) -> None:
+    """ToolInputError unless a crop can have this size and filter."""
+    if filter not in FILTERS:
+        raise ToolInputError(f"filter: expected one of {', '.join(FILTERS)}, got {shown(filter)}")
+    sides = whole_numbers((width, height), 2)
+    if sides is None or not 1 <= min(sides) <= max(sides) <= MAX_CROP_SIDE:
+        raise ToolInputError(
+            f"crop: expected sides of 1..{MAX_CROP_SIDE} pixels, got {shown((width, height))}"
+        )
+
+
+def refuse_time(info: MediaInfo, time_s: float | None) -> None:
+    """ToolInputError when an image is given a time."""
+    if time_s is not None:
+        raise ToolInputError(f"time: expected none for an image, got {shown(time_s)}")

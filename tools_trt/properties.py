@@ -10,9 +10,9 @@ import numpy as np
 
 from pixelis_fast.kernels.region import region_properties
 from pixelis_fast.tools_trt.color_names import color_name
-from pixelis_fast.tools_trt.geometry import px_to_box, px_to_point
+from pixelis_fast.tools_trt.geometry import px_to_box, px_to_point, shown
 from pixelis_fast.tools_trt.results import PropertiesResult, RleMask, ToolInputError
-from pixelis_fast.tools_trt.rle import decode_mask
+from pixelis_fast.tools_trt.rle import check_mask, decode_mask
 from pixelis_fast.tools_trt.store import MediaInfo, MediaStore
 from pixelis_fast.tools_trt.timing import StageClock
 
@@ -61,9 +61,10 @@ class Properties:
 
 def _mask_of(mask: RleMask, info: MediaInfo) -> np.ndarray:
     """Boolean H x W; ToolInputError unless it fits the media and covers at least one pixel."""
-    if list(mask["size"]) != [info.height, info.width]:
+    size = check_mask(mask)["size"]
+    if size != [info.height, info.width]:
         raise ToolInputError(
-            f"mask: expected size {[info.height, info.width]} of the media, got {mask['size']}"
+            f"mask: expected size {[info.height, info.width]} of the media, got {shown(size)}"
         )
     mask_HW = np.ascontiguousarray(decode_mask(mask))
     if not mask_HW.any():

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 Point = tuple[int, int]
 Box = tuple[int, int, int, int]
+Affine = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class RleMask(TypedDict):
@@ -60,6 +61,10 @@ class ZoomResult(ToolResult):
     """What the crop shows, after clipping, in the parent's coordinates."""
     width: int
     height: int
+    original_id: str
+    """The added media that the crop was cut from, through crops of crops."""
+    affine: Affine
+    """Two rows that map a pixel (x, y, 1) of the crop to pixels of the original."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco
 
+from pixelis_fast.tools_trt.geometry import shown, whole_numbers
 from pixelis_fast.tools_trt.results import RleMask, ToolInputError
 
 
@@ -17,10 +18,18 @@ def encode_mask(mask_HW: np.ndarray) -> RleMask:
     return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
+def check_mask(mask: object) -> RleMask:
+    """The mask with its size as ints; ToolInputError unless it has a size and text for counts."""
+    fields = mask if isinstance(mask, dict) and set(mask) == {"size", "counts"} else {}
+    size, counts = whole_numbers(fields.get("size"), 2), fields.get("counts")
+    if size is None or min(size) < 1 or not isinstance(counts, str):
+        raise ToolInputError(f"mask: expected size [h, w] and counts, got {shown(mask)}")
+    return {"size": list(size), "counts": counts}
+
+
 def decode_mask(mask: RleMask) -> np.ndarray:
     """The mask as (H, W) of bool; ToolInputError when the runs do not fill the frame exactly."""
-    if set(mask) != {"size", "counts"} or len(mask["size"]) != 2:
-        raise ToolInputError(f"mask: expected size [h, w] and counts, got {sorted(mask)}")
+    mask = check_mask(mask)
     height, width = mask["size"]
     # pycocotools trusts the runs: short ones leave memory of others in the mask.
     runs = run_lengths(mask["counts"])

@@ -1,31 +1,35 @@
-"""SAM 2's graph, preprocessing and cached image features: what segment and track engines share.
+"""SAM 2's graphs, preprocessing and cached image features: what segment and track engines share.
 
-`Sam2` owns the graph, the preprocessing and a byte-bounded cache of image features under content
-keys: a click after a click, or a track after a click, encodes a frame once. Prompts are in pixels
-of the picture; nothing here knows the store or the 0..1000 frame.
+`Sam2` owns the graphs, what runs them and a byte-bounded cache of image features under content
+keys: a click after a click, or a track after a click, encodes a frame once. Nothing here knows the
+store or the 0..1000 frame.
 
-Shapes: H, W = picture; S = model side; N = points; C = channels.
+Shapes: H, W = picture; S = model side; B = batch; C = channels.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from pixelis_fast.tools_trt.sam2_weights import Model, load_model, random_model
+from pixelis_fast.tools_trt.backends.session import Session
+from pixelis_fast.tools_trt.backends.torch_cpu import TorchSession
+from pixelis_fast.tools_trt.models.sam2_config import config_for
+from pixelis_fast.tools_trt.models.sam2_model import OUTPUTS, Sam2Graphs
+from pixelis_fast.tools_trt.models.sam2_weights import load_graphs, random_graphs
+from pixelis_fast.tools_trt.sam2_specs import Sam2Specs
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-POINT_LABEL, CORNER_LABELS = 1, (2, 3)
-"""The prompt encoder's labels: a click on the object, the two corners of a box."""
 RANDOM_WEIGHTS = "random weights: masks mean nothing, only shapes and time are real"
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -75,7 +79,9 @@ class FeatureCache:
 
 
 class Sam2:
-    """The graph on one device, at one input side, with its feature cache.
+    """The graphs on one device, at one input side, with their feature cache.
+
+    `sessions` replaces what runs a graph, by the names of `OUTPUTS`; eager PyTorch runs the others.
 
     Example:
         sam2 = Sam2.load("sam2.1_hiera_tiny.pt", side=512)
@@ -84,98 +90,99 @@ class Sam2:
 
     def __init__(
         self,
-        model: Model,
+        graphs: Sam2Graphs,
         *,
         name: str,
         degraded: str | None,
         device: str = "cpu",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        sessions: Mapping[str, Session] | None = None,
     ) -> None:
-        # Any: transformers wraps .to and .config with annotations that mypy cannot follow.
-        graph: Any = model
-        self.model = graph
-        self.model.to(device).eval().requires_grad_(False)
-        self.side = int(self.model.config.prompt_encoder_config.image_size)
+        self.device = torch.device(device)
+        self.graphs = graphs.to(self.device)
+        self.config, self.side = graphs.config, graphs.config.side
         self.name = f"{name}:{self.side}"
         self.degraded = degraded
-        self.device = torch.device(device)
         self.cache = FeatureCache(cache_bytes)
-        neck = self.model.vision_encoder.neck
-        neck.position_encoding = KeptPositions(neck.position_encoding)
+        self.sessions = eager_sessions(self.graphs, device=self.device)
+        self.use(sessions or {})
 
     @classmethod
-    def load(cls, weights: str | Path, *, side: int = 1024, **options: Any) -> Sam2:
-        """Weights of a transformers folder or of an original `.pt`."""
-        model = load_model(weights, side=side)
-        return cls(model, name=f"sam2:{Path(weights).stem}", degraded=None, **options)
+    def load(cls, weights: str | Path, *, side: int | None = None, **options: Any) -> Sam2:
+        """Weights of an original `.pt`, a transformers folder or our `.safetensors`."""
+        graphs = load_graphs(weights, side=side)
+        return cls(graphs, name=f"sam2:{Path(weights).stem}", degraded=None, **options)
 
     @classmethod
-    def random(cls, size: str = "tiny", *, side: int = 1024, seed: int = 0, **options: Any) -> Sam2:
+    def random(
+        cls, size: str = "tiny", *, side: int | None = None, seed: int = 0, **options: Any
+    ) -> Sam2:
         """Seeded random weights, marked degraded."""
-        model = random_model(size, side=side, seed=seed)
-        return cls(model, name=f"sam2:random-{size}", degraded=RANDOM_WEIGHTS, **options)
+        graphs = random_graphs(config_for(size, side=side), seed=seed)
+        return cls(graphs, name=f"sam2:random-{size}", degraded=RANDOM_WEIGHTS, **options)
+
+    def specs(self) -> Sam2Specs:
+        """What compiled engines for the graphs are built from."""
+        return Sam2Specs(self.graphs, name=self.name, trained=self.degraded is None)
+
+    def use(self, sessions: Mapping[str, Session]) -> None:
+        """Lets compiled sessions run graphs from now on; features encoded before are dropped."""
+        if unknown := set(sessions) - set(self.sessions):
+            raise ValueError(
+                f"sam2 sessions: expected some of {sorted(self.sessions)}, got {sorted(unknown)}"
+            )
+        self.sessions |= sessions
+        if "encoder" in sessions:
+            self.cache = FeatureCache(self.cache.budget_bytes)
+
+    def run(self, graph: str, **inputs: Tensor) -> tuple[Tensor, ...]:
+        """One graph's outputs, in the order of `OUTPUTS`."""
+        outputs = self.sessions[graph].run(inputs)
+        return tuple(outputs[name] for name in OUTPUTS[graph])
 
     def preprocess(self, image_HWC: np.ndarray) -> Tensor:
-        """uint8 (H, W, 3) -> (1, 3, S, S): scale to 0..1, resize, then normalise, all in float.
+        """uint8 (H, W, 3) -> (1, 3, S, S): resized in float, then normalised.
 
-        The order and the antialiased bilinear filter are those of the original release's image
-        transform; resizing the integers first would differ by up to half a grey level.
+        Antialiased bilinear as in the original release's transform; resizing the integers first
+        would differ by up to half a grey level.
         """
         # A copy: the store's pixels are read-only, which torch does not know.
         pixels = torch.tensor(np.ascontiguousarray(image_HWC), device=self.device)
-        scaled = pixels.permute(2, 0, 1)[None].float() / 255
+        planes = pixels.permute(2, 0, 1)[None].float()
         square = (self.side, self.side)
-        resized = functional.interpolate(scaled, square, mode="bilinear", antialias=True)
-        mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]
+        resized = functional.interpolate(planes, square, mode="bilinear", antialias=True)
         std = torch.tensor(PIXEL_STD, device=self.device)[:, None, None]
-        return (resized - mean) / std
+        mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]
+        return torch.addcmul(-mean / std, resized, 1 / (255 * std))
 
-    @torch.inference_mode()
     def encode(self, image_HWC: np.ndarray, *, key: str | None = None) -> ImageFeatures:
         """Features of a picture; a known key answers from the cache."""
-        features = self.cache.get(key)
-        if features is None:
-            features = self._encode(self.preprocess(image_HWC))
-            self.cache.put(key, features)
-        return features
+        return self.encode_batch([image_HWC], keys=[key])[0]
 
-    def _encode(self, pixels: Tensor) -> ImageFeatures:
-        flat = self.model.get_image_features(pixels, return_dict=True).fpn_hidden_states
-        sizes = self.model.backbone_feature_sizes
-        maps = (x.permute(1, 2, 0).unflatten(2, size) for x, size in zip(flat, sizes, strict=True))
-        return ImageFeatures(tuple(level.contiguous() for level in maps))
-
-    def prompt(
-        self, *, size: tuple[int, int], point_px: PxPoint | None, box_px: PxBox | None
-    ) -> tuple[Tensor, Tensor]:
-        """Points (1, 1, N, 2) in model pixels and their labels (1, 1, N)."""
-        if (point_px is None) == (box_px is None):
-            raise ValueError(f"prompt: expected a point or a box, got {point_px} and {box_px}")
-        flat = point_px if point_px is not None else box_px
-        labels = (POINT_LABEL,) if point_px is not None else CORNER_LABELS
-        height, width = size
-        points = torch.tensor(flat, dtype=torch.float32, device=self.device).view(1, 1, -1, 2)
-        scale = torch.tensor([self.side / width, self.side / height], device=self.device)
-        return points * scale, torch.tensor(labels, dtype=torch.int32, device=self.device)[
-            None, None
-        ]
+    def encode_batch(
+        self, images_HWC: Sequence[np.ndarray], *, keys: Sequence[str | None]
+    ) -> list[ImageFeatures]:
+        """Features of several pictures; those not in the cache are encoded together."""
+        found = [self.cache.get(key) for key in keys]
+        missing = [n for n, features in enumerate(found) if features is None]
+        if missing:
+            pixels = torch.cat([self.preprocess(images_HWC[n]) for n in missing])
+            levels = self.run("encoder", pixels_B3SS=pixels)
+            for row, n in enumerate(missing):
+                features = ImageFeatures(tuple(_row(level, row) for level in levels))
+                self.cache.put(keys[n], features)
+                found[n] = features
+        return [features for features in found if features is not None]
 
 
-class KeptPositions(nn.Module):
-    """Computes each shape's position encoding once.
+def _row(level_BChw: Tensor, row: int) -> Tensor:
+    """One picture's map that keeps no other's alive."""
+    return level_BChw if len(level_BChw) == 1 else level_BChw[row : row + 1].clone()
 
-    transformers remembers only one shape while an image asks for three in turn.
-    """
 
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self._kept: dict[tuple[Any, ...], Tensor] = {}
-
-    def forward(self, shape: torch.Size, device: Any, dtype: Any, mask: Any = None) -> Tensor:
-        key = (tuple(shape), str(device), dtype)
-        if mask is not None:
-            return self.inner(shape, device, dtype, mask)
-        if key not in self._kept:
-            self._kept[key] = self.inner(shape, device, dtype, None)
-        return self._kept[key]
+def eager_sessions(graphs: Sam2Graphs, *, device: torch.device) -> dict[str, Session]:
+    """Every graph in eager fp32 PyTorch."""
+    return {
+        name: TorchSession(module, output_names=OUTPUTS[name], device=device)
+        for name, module in graphs.modules_by_name().items()
+    }

@@ -1,7 +1,8 @@
-"""SAM 2 as a track engine: the video graph's memory, fed frame by frame with cached features.
+"""SAM 2 as a track engine: one object of a video session, fed frame by frame.
 
-Frames are those the tool visits, in order; the first carries the box. Features come from `Sam2`
-and its cache, so a frame that was segmented before is not encoded again.
+Frames are those the tool visits, in order; the first carries the box. They may come from a thread
+that decodes ahead; a frame segmented before is not encoded again, and the others are encoded in
+batches.
 
 Shapes: H, W = frame.
 """
@@ -9,44 +10,31 @@ Shapes: H, W = frame.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from itertools import islice
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 
-from pixelis_fast.tools_trt.results import MissingWeightsError
-from pixelis_fast.tools_trt.sam2 import ImageFeatures, PxBox, Sam2
+from pixelis_fast.tools_trt.results import MissingWeightsError, ToolInputError
+from pixelis_fast.tools_trt.sam2 import PxBox, Sam2
+from pixelis_fast.tools_trt.sam2_session import FrameMasks, SessionConfig
+from pixelis_fast.tools_trt.sam2_video import VideoSession
 
-
-class EncodedSession(Sam2VideoInferenceSession):
-    """A session whose frames come as features; the number of frames is known from the start.
-
-    The known length matters: it scales the time code of the object pointers.
-    """
-
-    def __init__(self, num_frames: int, device: torch.device) -> None:
-        super().__init__(
-            inference_device=device, inference_state_device=device, dtype=torch.float32
-        )
-        self._num_frames = num_frames
-
-    @property
-    def num_frames(self) -> int:
-        return self._num_frames
+OBJECT = 0
 
 
 class Sam2Track:
-    """Follows the object of a box through frames with SAM 2's memory."""
+    """Follows the object of a box through frames with SAM 2's memory.
 
-    def __init__(self, sam2: Sam2) -> None:
-        if not isinstance(sam2.model, Sam2VideoModel):
+    Example:
+        track = Track(store, Sam2Track(Sam2.load("sam2.1_hiera_tiny.pt")))
+    """
+
+    def __init__(self, sam2: Sam2, *, encode_batch: int = 1) -> None:
+        if sam2.graphs.memory is None:
             raise MissingWeightsError(
-                f"sam2 track: expected weights with a memory (sam2_video), got {sam2.name}"
+                f"sam2 track: expected weights with a memory, got {sam2.name}"
             )
-        self.sam2 = sam2
+        self.sam2, self.encode_batch = sam2, encode_batch
         self.name, self.degraded = sam2.name, sam2.degraded
 
     def track(
@@ -56,37 +44,29 @@ class Sam2Track:
 
         The box is of the first frame; keys has one content key per frame.
         """
-        for logits_HW, score in self.logits(frames, box_px, keys=keys):
-            mask_HW = (logits_HW > 0).cpu().numpy()
-            yield (mask_HW if mask_HW.any() else None), score
+        for found in self.follow(frames, box_px, keys=keys):
+            mask_HW = found.masks()[0]
+            yield (mask_HW if mask_HW.any() else None), found.visible()[0]
 
-    def logits(
+    def follow(
         self, frames: Iterable[np.ndarray], box_px: PxBox, *, keys: Sequence[str]
-    ) -> Iterator[tuple[Tensor, float]]:
-        """(mask logits at the frame's size, probability that the object is visible)."""
-        session = EncodedSession(len(keys), self.sam2.device)
-        for number, (frame_HWC, key) in enumerate(zip(frames, keys, strict=True)):
-            size = frame_HWC.shape[:2]
-            if number == 0:
-                self._add_box(session, box_px, size)
-            output = self._step(session, number, self.sam2.encode(frame_HWC, key=key))
-            full = functional.interpolate(output.pred_masks.float(), size, mode="bilinear")
-            yield full[0, 0], float(output.object_score_logits.sigmoid())
+    ) -> Iterator[FrameMasks]:
+        """The session's answer per frame."""
+        if not keys:
+            raise ToolInputError("track: expected at least one frame, got none")
+        session = VideoSession(self.sam2, config=self._config(len(keys)))
+        pairs = zip(frames, keys, strict=True)
+        while batch := list(islice(pairs, self.encode_batch)):
+            numbers = [session.add_frame(image, key=key) for image, key in batch]
+            if not session.object_ids:
+                session.prompt(OBJECT, numbers[0], box_px=box_px)
+            for place, number in enumerate(numbers):
+                yield session.step(number, ahead=numbers[place + 1 :])
 
-    def _add_box(self, session: EncodedSession, box_px: PxBox, size: tuple[int, int]) -> None:
-        points, labels = self.sam2.prompt(size=size, point_px=None, box_px=box_px)
-        index = session.obj_id_to_idx(0)
-        session.add_point_inputs(index, 0, {"point_coords": points, "point_labels": labels})
-        session.obj_with_new_inputs = [0]
-
-    @torch.inference_mode()
-    def _step(self, session: EncodedSession, number: int, features: ImageFeatures) -> Any:
-        flat = [level.flatten(2).permute(2, 0, 1) for level in features.maps]
-        coarse = features.maps[-1]
-        neck = self.sam2.model.vision_encoder.neck
-        positions = neck.position_encoding(coarse.shape, coarse.device, coarse.dtype)
-        positions = positions.flatten(2).permute(2, 0, 1)
-        session.cache.cache_vision_features(
-            number, {"vision_feats": flat, "vision_pos_embeds": [positions]}
+    def _config(self, num_frames: int) -> SessionConfig:
+        return SessionConfig(
+            num_frames=num_frames,
+            window=self.encode_batch,
+            prompted_frames=1,
+            encode_batch=self.encode_batch,
         )
-        return self.sam2.model(inference_session=session, frame_idx=number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from pixelis_fast.tools_trt.backends import Session
 from pixelis_fast.tools_trt.text_recognizer import batches_by_width, fit_line
@@ -33,9 +34,11 @@ class TextAngle:
             with clock.stage("pre"):
                 pixels_BCHW = np.stack([fit_line(lines_HWC[n], WIDTH) for n in members])
             with clock.stage("run"):
-                outputs = self.session.run({self.session.input_names[0]: pixels_BCHW})
+                [name] = self.session.input_names
+                outputs = self.session.run({name: torch.from_numpy(pixels_BCHW)})
             with clock.stage("post"):
-                upside_down_B = next(iter(outputs.values()))[:, 1] > UPSIDE_DOWN_THRESHOLD
+                probability_B2 = next(iter(outputs.values()))
+                upside_down_B = probability_B2[:, 1] > UPSIDE_DOWN_THRESHOLD
                 for n, flag in zip(members, upside_down_B.tolist(), strict=True):
                     flags[n] = flag
         return flags

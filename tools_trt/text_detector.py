@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pyclipper
+import torch
 
 from pixelis_fast.tools_trt.backends import Session
 from pixelis_fast.tools_trt.timing import StageClock
@@ -96,9 +97,10 @@ class TextDetector:
             sheet = make_sheet(image_HWC, self.config)
             pixels_1CHW = to_planes(resize_for_graph(sheet.image, self.config))
         with clock.stage("run"):
-            outputs = self.session.run({self.session.input_names[0]: pixels_1CHW})
+            [name] = self.session.input_names
+            outputs = self.session.run({name: torch.from_numpy(pixels_1CHW)})
         with clock.stage("post"):
-            probability_HW = next(iter(outputs.values()))[0, 0]
+            probability_HW = next(iter(outputs.values()))[0, 0].numpy()
             quads_Q42 = find_quads(probability_HW, sheet.image.shape[:2], self.config)
         return sheet, quads_Q42
 
@@ -151,8 +153,11 @@ def find_quads(
 def _within_bounds(image_HWC: np.ndarray, config: DetectorConfig) -> np.ndarray:
     if max(image_HWC.shape[:2]) > config.max_side:
         image_HWC = _resize_to_stride(image_HWC, config.max_side / max(image_HWC.shape[:2]))
-    if min(image_HWC.shape[:2]) < config.min_side:
-        image_HWC = _resize_to_stride(image_HWC, config.min_side / min(image_HWC.shape[:2]))
+    short_side, long_side = sorted(image_HWC.shape[:2])
+    if short_side < config.min_side:
+        # A sliver must not grow past the longest side: its bars would be as large again.
+        ratio = min(config.min_side / short_side, config.max_side / long_side)
+        image_HWC = _resize_to_stride(image_HWC, ratio)
     return image_HWC
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 from pixelis_fast.tools_trt.backends import Session
 from pixelis_fast.tools_trt.results import MissingWeightsError
@@ -103,9 +104,10 @@ class TextRecognizer:
         with clock.stage("pre"):
             pixels_BCHW = np.stack([fit_line(line, width) for line in lines_HWC])
         with clock.stage("run"):
-            outputs = self.session.run({self.session.input_names[0]: pixels_BCHW})
+            [name] = self.session.input_names
+            outputs = self.session.run({name: torch.from_numpy(pixels_BCHW)})
         with clock.stage("post"):
-            return self._decode(next(iter(outputs.values())))
+            return self._decode(next(iter(outputs.values())).numpy())
 
     def _decode(self, probability_BTV: np.ndarray) -> list[ReadLine]:
         if probability_BTV.shape[2] != len(self.alphabet):

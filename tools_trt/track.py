@@ -8,18 +8,22 @@ Shapes: H, W = frame.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import Protocol
 
 import numpy as np
 
-from pixelis_fast.tools_trt.geometry import box_to_px, px_to_box
+from pixelis_fast.tools_trt.ahead import ahead
+from pixelis_fast.tools_trt.geometry import box_to_px, px_to_box, shown
 from pixelis_fast.tools_trt.grabcut import mask_box
 from pixelis_fast.tools_trt.results import ToolInputError, TrackResult
 from pixelis_fast.tools_trt.rle import encode_mask
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.timing import StageClock
+
+DECODE_AHEAD = 4
+"""Frames that may wait, decoded, while the engine works on an earlier one."""
 
 Found = tuple[np.ndarray | None, float]
 """(mask_HW of bool, or None where the object is lost; score 0..1)."""
@@ -71,7 +75,7 @@ class Track:
             info = self.store.info(media_id)
             box_px = box_to_px(box, info.width, info.height)
             times_s = self._times(media_id, start_s, end_s, max_frames=max_frames)
-            frames = self.store.frames(media_id, times_s)
+            frames = ahead(self.store.stream(media_id, times_s), depth=DECODE_AHEAD)
             keys = [self.store.pixels_id(media_id, time_s) for time_s in times_s]
         with clock.stage("run"):
             found = list(self.engine.track(frames, box_px, keys=keys))
@@ -96,8 +100,8 @@ class Track:
         """Times of the frames to visit, each frame once."""
         if self.store.info(media_id).kind != "video":
             raise ToolInputError("track: expected a video, got an image")
-        if max_frames < 2:
-            raise ToolInputError(f"max_frames: expected at least 2, got {max_frames}")
+        if not isinstance(max_frames, Integral) or max_frames < 2:
+            raise ToolInputError(f"max_frames: expected at least 2, got {shown(max_frames)}")
         index = self.store.index(media_id)
         check_span(start_s, end_s, duration_s=index.duration_s)
         first, last = index.nearest(start_s), index.nearest(end_s)
@@ -112,8 +116,10 @@ class Track:
 
 def check_span(start_s: float, end_s: float, *, duration_s: float) -> None:
     """ToolInputError unless 0 <= start < end <= duration."""
-    finite = math.isfinite(start_s) and math.isfinite(end_s)
-    if not finite or not 0 <= start_s < end_s <= duration_s:
+    # Not a number compares false, and what is no number at all cannot be compared.
+    is_number = isinstance(start_s, Real) and isinstance(end_s, Real)
+    if not is_number or not 0 <= start_s < end_s <= duration_s:
         raise ToolInputError(
-            f"span: expected 0 <= start < end <= {duration_s:.3f} seconds, got {start_s} to {end_s}"
+            f"span: expected 0 <= start < end <= {duration_s:.3f} seconds, "
+            f"got {shown(start_s)} to {shown(end_s)}"
         )

@@ -1,16 +1,16 @@
-"""Videos: an index of timestamps made by one sequential decode, and frames by exact time.
+"""Videos: an index of timestamps made by one sequential decode, and the frames of short ones.
 
 Times are seconds after the first frame. `read_video` hands back the frames it decoded for the
-index when they fit a limit, so that a short video is decoded once. `walk_frames` visits wanted
-frames in one forward pass and seeks only where a later keyframe saves decoding. Variable frame
-rates are kept: the index holds every frame's own time. Knows no store and caches nothing.
+index when they fit a limit, so that a short video is decoded once; single frames of longer ones
+are read by `VideoCursor`. Variable frame rates are kept: the index holds every frame's own time.
+Knows no store and caches nothing.
 """
 
 from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -49,9 +49,10 @@ class VideoIndex:
         around = [n for n in (after - 1, after) if 0 <= n < len(self.times_s)]
         return min(around, key=lambda n: abs(self.times_s[n] - time_s))
 
-    def keyframe_before(self, number: int) -> int:
-        """The last keyframe at or before a frame."""
-        return self.keyframes[bisect.bisect_right(self.keyframes, number) - 1]
+    def group_of(self, number: int) -> range:
+        """The frames from the last keyframe up to the next."""
+        place = bisect.bisect_right(self.keyframes, number)
+        return range(self.keyframes[place - 1], (*self.keyframes, len(self.pts))[place])
 
 
 def read_video(encoded: bytes, *, keep_bytes: int) -> tuple[VideoIndex, dict[int, DecodedFrame]]:
@@ -59,7 +60,7 @@ def read_video(encoded: bytes, *, keep_bytes: int) -> tuple[VideoIndex, dict[int
 
     They are handed back if together they hold at most `keep_bytes`.
     """
-    with _opened(encoded) as container:
+    with decoder_errors(encoded), open_video(encoded) as container:
         return _read(container, keep_bytes)
 
 
@@ -68,30 +69,25 @@ def index_video(encoded: bytes) -> VideoIndex:
     return read_video(encoded, keep_bytes=0)[0]
 
 
-def walk_frames(
-    encoded: bytes, index: VideoIndex, numbers: Iterable[int]
-) -> Iterator[tuple[int, DecodedFrame]]:
-    """(number, frame) of the wanted frames, each once, ascending."""
-    wanted = sorted(set(numbers))
-    with _opened(encoded) as container:
-        yield from _decode(container, index, wanted)
-
-
-def decode_frames(
-    encoded: bytes, index: VideoIndex, numbers: Iterable[int]
-) -> dict[int, np.ndarray]:
-    """{number: RGB uint8 HWC} of the wanted frames."""
-    return {number: frame.rgb() for number, frame in walk_frames(encoded, index, numbers)}
+def open_video(encoded: bytes) -> Any:
+    """A container with a video stream, to be closed."""
+    # Names in a broken header need not be text.
+    container = av.open(io.BytesIO(encoded), metadata_errors="replace")
+    decoders = [stream.codec_context for stream in container.streams.video[:1]]
+    if not decoders or decoders[0] is None:
+        container.close()
+        got = "one that nothing here decodes" if decoders else "none"
+        raise ToolInputError(f"video: expected a video stream, got {got}")
+    # One thread: callers decide how many cores a tool takes.
+    decoders[0].thread_count = 1
+    return container
 
 
 @contextmanager
-def _opened(encoded: bytes) -> Iterator[Any]:
-    """An open container with a video stream; decoder errors become ToolInputError."""
+def decoder_errors(encoded: bytes) -> Iterator[None]:
+    """Turns what the decoder raises into a ToolInputError."""
     try:
-        with av.open(io.BytesIO(encoded)) as container:
-            if not container.streams.video:
-                raise ToolInputError("video: expected a video stream, got none")
-            yield container
+        yield
     except (av.FFmpegError, EOFError) as error:
         raise ToolInputError(
             f"video: expected an encoded video, got {len(encoded)} bytes that do not decode "
@@ -100,7 +96,7 @@ def _opened(encoded: bytes) -> Iterator[Any]:
 
 
 def _read(container: Any, keep_bytes: int) -> tuple[VideoIndex, dict[int, DecodedFrame]]:
-    stream = _video_stream(container)
+    stream = container.streams.video[0]
     pts, keyframes, last = [], [], None
     kept: dict[int, Any] = {}
     free_bytes = keep_bytes
@@ -131,41 +127,6 @@ def _index(last: Any, pts: list[int], keyframes: list[int], time_base: Fraction)
     turned = last.rotation % 180 != 0
     width, height = (last.height, last.width) if turned else (last.width, last.height)
     return VideoIndex(width, height, order, times_s, starts, times_s[-1] + tail_s)
-
-
-def _decode(
-    container: Any, index: VideoIndex, wanted: list[int]
-) -> Iterator[tuple[int, DecodedFrame]]:
-    stream = _video_stream(container)
-    numbers = {value: n for n, value in enumerate(index.pts)}
-    for start, run in _runs(index, wanted):
-        if start > 0:
-            container.seek(index.pts[start], stream=stream, backward=True)
-        left = set(run)
-        for frame in container.decode(stream):
-            number = numbers.get(frame.pts)
-            if number in left:
-                left.discard(number)
-                yield number, DecodedFrame(frame, index.width, index.height)
-            if not left:
-                break
-        if left:
-            raise ToolInputError(f"video: expected frames {sorted(left)}, got an early end")
-
-
-def _runs(index: VideoIndex, wanted: list[int]) -> list[tuple[int, list[int]]]:
-    """Wanted frames grouped by the keyframe that decoding them starts from."""
-    runs: dict[int, list[int]] = {}
-    for number in wanted:
-        runs.setdefault(index.keyframe_before(number), []).append(number)
-    return list(runs.items())
-
-
-def _video_stream(container: Any) -> Any:
-    stream = container.streams.video[0]
-    # One thread: callers decide how many cores a tool takes.
-    stream.codec_context.thread_count = 1
-    return stream
 
 
 def _median_gap(times_s: tuple[float, ...]) -> float:

@@ -152,7 +152,7 @@ def test_an_ablation_changes_time_only(agents, name):
     assert [(c.check, c.value) for c in checks if not c.passed] == []
 
 
-@pytest.mark.parametrize("name", ["- text memo", WIDTH_ABLATION])
+@pytest.mark.parametrize("name", ["- result memo", WIDTH_ABLATION])
 def test_the_reader_s_settings_reach_the_reader(agents, name):
     pinned = {"recheck": reference(agents, RECHECK, [scene("invoice")])}
     ablated = {segmenter: ABLATIONS[name](agent) for segmenter, agent in agents.items()}

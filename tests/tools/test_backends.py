@@ -3,22 +3,44 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
 from pixelis_fast.tools_trt import backends
-from pixelis_fast.tools_trt.backends import BACKENDS, Backend, open_session, probe_backends
+from pixelis_fast.tools_trt.backends import (
+    BACKENDS,
+    Backend,
+    BackendMissingError,
+    builder,
+    open_session,
+    probe_backends,
+)
+from pixelis_fast.tools_trt.backends.torch_cpu import TorchSession
+from pixelis_fast.tools_trt.backends.torch_graph import GraphSession
+from pixelis_fast.tools_trt.precision import Precision, at_precision
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolError
 from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
+from tests.tools.engine_cases import columns, columns_spec, probes
+
+onnxruntime = pytest.importorskip("onnxruntime")
+from pixelis_fast.tools_trt.backends.ort import (  # noqa: E402
+    CUDA,
+    TENSORRT,
+    check_provider,
+    provider_options,
+)
 
 TOLERANCE = 2e-4
 """Largest difference between backends: fp32, different summation order."""
+ONNX_READERS = ("openvino", "ort")
+GPU_ONLY = ("tensorrt", "ort-tensorrt", "torch_graph", "ort-cuda")
 SHAPES = {DETECTOR: (1, 3, 160, 224), RECOGNIZER: (2, 3, 48, 160), ANGLE: (2, 3, 48, 192)}
 
 
 def noise(shape, seed=0):
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def run(session, pixels):
@@ -28,25 +50,25 @@ def run(session, pixels):
 @pytest.mark.parametrize("graph", SHAPES)
 def test_backends_agree(graph):
     pixels = noise(SHAPES[graph])
-    sessions = [open_session(text_weights(graph), backend=name) for name in BACKENDS]
+    sessions = [open_session(text_weights(graph), backend=name) for name in ONNX_READERS]
     first, *others = (run(session, pixels) for session in sessions)
     for session, output in zip(sessions[1:], others, strict=True):
-        assert output.dtype == np.float32
-        np.testing.assert_allclose(output, first, atol=TOLERANCE, err_msg=session.name)
+        assert output.dtype == torch.float32
+        assert (output - first).abs().max() < TOLERANCE, session.name
         assert session.metadata == sessions[0].metadata
         assert session.input_names == sessions[0].input_names
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ONNX_READERS)
 def test_outputs_belong_to_the_caller(name):
     session = open_session(text_weights(ANGLE), backend=name)
     one = run(session, noise(SHAPES[ANGLE]))
-    before = one.copy()
+    before = one.clone()
     run(session, noise(SHAPES[ANGLE], seed=1))
-    np.testing.assert_array_equal(one, before)
+    assert torch.equal(one, before)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ONNX_READERS)
 def test_threads_get_their_own_answers(name):
     session = open_session(text_weights(ANGLE), backend=name)
     inputs = [noise(SHAPES[ANGLE], seed) for seed in range(4)]
@@ -55,7 +77,7 @@ def test_threads_get_their_own_answers(name):
 
     def work(n):
         for _ in range(5):
-            if not np.array_equal(run(session, inputs[n]), expected[n]):
+            if not torch.equal(run(session, inputs[n]), expected[n]):
                 wrong.append(n)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
@@ -69,14 +91,14 @@ def test_threads_get_their_own_answers(name):
 def test_auto_measures_all_and_says_so():
     inputs = {"x": noise(SHAPES[ANGLE])}
     session = open_session(text_weights(ANGLE), backend="auto", warmup_inputs=inputs)
-    assert session.name in BACKENDS
-    assert all(name in session.reason for name in BACKENDS)
+    assert session.name in ONNX_READERS
+    assert all(name in session.reason for name in ONNX_READERS)
     assert "ms" in session.reason
 
 
 def test_auto_keeps_the_fastest(monkeypatch):
-    slow = dict.fromkeys(BACKENDS, 2.0) | {"ort": 1.0}
-    monkeypatch.setattr(backends, "_p50_ms", lambda session, inputs: slow[session.name])
+    slow = {"openvino": 2.0, "ort": 1.0}
+    monkeypatch.setattr(backends, "p50_ms", lambda session, inputs: slow[session.name])
     session = open_session(text_weights(ANGLE), backend="auto", warmup_inputs={})
     assert session.name == "ort"
 
@@ -89,11 +111,71 @@ def test_auto_needs_something_to_measure_on():
 def test_probe_backends():
     found = {status.name: status for status in probe_backends()}
     assert list(found) == list(BACKENDS)
-    assert all(status.available and status.version for status in found.values())
+    for name in (*ONNX_READERS, "torch_cpu"):
+        assert found[name].available
+        assert found[name].version
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+@pytest.mark.parametrize("name", GPU_ONLY)
+def test_without_a_gpu_each_gpu_backend_says_why_not(name):
+    [status] = [status for status in probe_backends() if status.name == name]
+    assert not status.available
+    with pytest.raises(BackendMissingError, match=f"backend {name}: expected"):
+        builder(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+def test_a_cuda_graph_without_a_device_is_refused():
+    with pytest.raises(BackendMissingError, match="expected a CUDA device, got none"):
+        GraphSession(columns(), columns_spec().at({"B": 1, "W": 16}), name="torch_graph")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a provider that cannot load")
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+def test_ort_never_carries_on_with_another_provider(provider):
+    """The package offers the provider, its libraries are not here: a CPU session comes back."""
+    if provider not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {provider}")
+    session = onnxruntime.InferenceSession(
+        str(text_weights(ANGLE)), providers=[provider, "CPUExecutionProvider"]
+    )
+    with pytest.raises(BackendMissingError, match=rf"expected {provider}, got CPU"):
+        check_provider(session, provider)
+
+
+def test_ort_does_not_search_convolutions_exhaustively():
+    assert provider_options(CUDA, Path())["cudnn_conv_algo_search"] != "EXHAUSTIVE"
+
+
+@pytest.mark.parametrize("rung", ["fp32", "bf16"])
+def test_torch_session(rung):
+    module = columns()
+    [inputs, _] = probes({"B": 2, "W": 5})
+    lowered = at_precision(module, Precision(rung))
+    session = TorchSession(lowered, input_names=("x", "weight"), output_names=("features", "score"))
+    outputs = session.run(inputs)
+    for output, expected in zip(outputs.values(), module(**inputs), strict=True):
+        assert output.dtype == torch.float32
+        assert (output - expected).abs().max() < {"fp32": 1e-6, "bf16": 3e-2}[rung]
+
+
+def test_sessions_refuse_other_inputs():
+    session = open_session(text_weights(ANGLE), backend="openvino")
+    with pytest.raises(ValueError, match="openvino: expected the inputs x, got y"):
+        session.run({"y": noise(SHAPES[ANGLE])})
+    with pytest.raises(ValueError, match="openvino: expected x on cpu, got meta"):
+        session.run({"x": noise(SHAPES[ANGLE]).to("meta")})
 
 
 def test_a_missing_backend_names_its_install(monkeypatch):
-    missing = Backend("pixelis_fast.no_such_module", "X", "no_such_package", "pip install it")
+    missing = Backend(
+        "pixelis_fast.no_such_module",
+        "X",
+        "no_such_package",
+        "pip install it",
+        onnx_session="X",
+    )
     monkeypatch.setitem(BACKENDS, "missing", missing)
     with pytest.raises(ToolError, match=r"no_such_package.*pip install it"):
         open_session(text_weights(ANGLE), backend="missing")

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from rapidocr import RapidOCR
 
@@ -17,6 +18,7 @@ from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.text_detector import DetectorConfig, resize_for_graph
+from pixelis_fast.tools_trt.text_gate import has_bfloat16
 from pixelis_fast.tools_trt.text_order import reading_order
 from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig, read_ctc
 from tests.media import clip, picture
@@ -47,6 +49,13 @@ PAGE = (
     "histogram of grey values:",
 )
 
+
+def turned(name, angle):
+    """A real picture, turned on a grey ground."""
+    image = Image.open(picture(name)).convert("RGB")
+    return np.array(image.rotate(angle, expand=True, fillcolor=(128,) * 3))
+
+
 CASES = {
     "page": lambda: picture("page.png"),
     "text": lambda: picture("text.png"),
@@ -66,6 +75,23 @@ CASES = {
     "very large": lambda: document(70, lines=LINES[:2], width=2400),
     "thin": lambda: document(14, lines=LINES[:1], width=300)[18:44],
     "blank": lambda: np.full((120, 160, 3), 255, np.uint8),
+    "camera": lambda: picture("camera.png"),
+    "motorcycle": lambda: picture("motorcycle_left.png"),
+    "page turned 7": lambda: turned("page.png", 7),
+    "text turned -12": lambda: turned("text.png", -12),
+    "coins turned 30": lambda: turned("coins.png", 30),
+    "dense": lambda: document(12, lines=LINES * 3, width=300),
+    "dense serif": lambda: document(11, name="DejaVuSerif.ttf", lines=LINES * 3, width=300),
+    "dense, turned 4": lambda: document(12, lines=LINES * 2, width=300, angle=4),
+    "dark": lambda: document(18, ink=(230,) * 3, paper=(15, 15, 15)),
+    "pale": lambda: document(18, ink=(190, 195, 200), paper=(225, 222, 220)),
+    **{
+        f"{face} turned {angle}": lambda face=face, angle=angle: document(
+            16, name=f"{face}.ttf", angle=angle, lines=LINES[:3]
+        )
+        for face in ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
+        for angle in (3, 15, 45, -8)
+    },
 }
 
 
@@ -111,6 +137,10 @@ def assert_equals_oracle(lines, expected, info):
     unit = np.array((info.width, info.height) * 2) / 1000
     for (_, box), (_, bounds) in zip(found, expected, strict=True):
         assert (np.abs(np.array(box) * unit - bounds) <= BOX_PX + unit).all(), (box, bounds)
+
+
+def test_there_are_enough_pictures():
+    assert len(CASES) >= 40
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -215,6 +245,21 @@ def test_polygon_starts_at_the_text_s_own_top_left(store, reader):
         x0, y0, x1, y1 = line.box
         corners = np.roll([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], -first, axis=0)
         assert np.abs(corners - line.polygon).max() <= 8
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="OpenVINO computes in bf16 on no unit of this CPU")
+def test_bfloat16_serves_behind_its_gate(store, reader):
+    config = replace(SMALL, precision="bf16")
+    narrow = ReadText(store, backend="openvino", config=config)
+    assert narrow.engine == "openvino+openvino-bf16:pp-ocrv6-small"
+    assert "bf16 passed its gate" in narrow.reasons["detector"]
+    for case in ("page", "small", "serif", "turned -5"):
+        info = store.add_image(CASES[case]())
+        found = [line.text for line in narrow(info.id).lines if line.score > 0.9]
+        expected = [line.text for line in reader(info.id).lines if line.score > 0.9]
+        assert found == expected
+    with pytest.raises(ValueError, match="precision bf16: expected backend openvino"):
+        ReadText(store, backend="ort", config=config)
 
 
 def test_a_box_restricts_reading(store, like_oracle):

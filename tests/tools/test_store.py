@@ -1,7 +1,7 @@
 """The media store: ids, decoding, the byte budget, crops, folders, and errors that lose nothing."""
 
 import io
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -246,13 +246,25 @@ def test_threads_see_the_same_pixels():
             if not np.array_equal(store.image(info.id), images[n]):
                 wrong.append(n)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     assert not wrong
     assert store.pixel_bytes <= 700
+
+
+def test_forgotten_media_and_their_crops_are_gone(store):
+    kept, gone = store.add_image(noise(8, 8)), store.add_image(noise(8, 8, seed=1))
+    crop = store.add_crop(gone.id, FULL, None, 4, 4)
+    nested = store.add_crop(crop.id, FULL, None, 2, 2)
+    other = store.add_crop(kept.id, FULL, None, 4, 4)
+    store.forget(gone.id)
+    assert [m.id in store for m in (kept, gone, crop, nested, other)] == [
+        True, False, False, False, True
+    ]  # fmt: skip
+    with pytest.raises(ToolInputError, match="expected an id of the store"):
+        store.forget(gone.id)
+    assert store.add_image(noise(8, 8, seed=1)) == gone
+    np.testing.assert_array_equal(store.image(gone.id), noise(8, 8, seed=1))
 
 
 def test_export_and_import_folder(store, tmp_path):

@@ -1,6 +1,8 @@
 """Videos: timestamps, nearest frames, seeking, variable rates, rotation, broken files."""
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import av
@@ -8,10 +10,14 @@ import cv2
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pixelis_fast.tools_trt.ahead import ahead
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.video import decode_frames, index_video, read_video, walk_frames
+from pixelis_fast.tools_trt.video import index_video, read_video
+from pixelis_fast.tools_trt.video_cursor import MAX_OPEN, OpenVideos, VideoCursor
 from tests.media import clip
 
 CLIPS = {"bikes.mp4": (250, 10.0), "carphone_pristine.mp4": (120, 4.004)}
@@ -54,10 +60,9 @@ def test_frames_equal_a_plain_decode(name):
     index = index_video(data)
     expected = all_frames(data)
     numbers = [len(expected) - 1, 0, 77, 78, 40]
-    found = decode_frames(data, index, numbers)
-    assert sorted(found) == sorted(numbers)
-    for n, image in found.items():
-        np.testing.assert_array_equal(image, expected[n])
+    cursor = VideoCursor(data, index)
+    for n in numbers:
+        np.testing.assert_array_equal(cursor.read(n).rgb(), expected[n])
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -102,9 +107,9 @@ def test_store_answers_the_same_with_and_without_kept_frames():
 )
 def test_small_frames_are_close_to_reduced_rgb(box, size):
     data = clip("bikes.mp4").read_bytes()
-    index = index_video(data)
     x0, y0, x1, y1 = box
-    for _, frame in walk_frames(data, index, [0, 100]):
+    cursor = VideoCursor(data, index_video(data))
+    for frame in (cursor.read(0), cursor.read(100)):
         small = frame.small(box, size, VideoReformatter()).astype(int)
         expected = cv2.resize(frame.rgb()[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA)
         assert small.shape == expected.shape
@@ -114,7 +119,8 @@ def test_small_frames_are_close_to_reduced_rgb(box, size):
 def test_small_frames_of_a_turned_video_are_turned():
     image = flat(0, width=640, height=480)
     image[:240, :320] = 255
-    [(_, frame)] = walk_frames(turned([image] * 3), index_video(turned([image] * 3)), [1])
+    data = turned([image] * 3)
+    frame = VideoCursor(data, index_video(data)).read(1)
     small = frame.small((0, 0, 480, 640), (72, 96), VideoReformatter())
     assert small[:40, 40:].mean() > 200 > 50 > small[:40, :32].mean()
 
@@ -156,10 +162,139 @@ def test_seeks_between_keyframes_are_exact():
     index = index_video(data)
     assert len(index.keyframes) > 5
     expected = all_frames(data)
-    for numbers in ([0], [6], [7], [13, 14], [59], [3, 30, 31, 58], list(range(60))):
-        found = decode_frames(data, index, numbers)
+    for numbers in ([0], [6], [7], [13, 14], [59], [3, 30, 31, 58], [31, 30], list(range(60))):
+        cursor = VideoCursor(data, index)
         for n in numbers:
-            np.testing.assert_array_equal(found[n], expected[n])
+            np.testing.assert_array_equal(cursor.read(n).rgb(), expected[n])
+
+
+def long_groups():
+    """A real clip as an mp4 of three long groups of pictures, its index and its frames."""
+    data = encode(all_frames(clip("carphone_pristine.mp4").read_bytes()), range(120), gop=40)
+    index = index_video(data)
+    assert index.keyframes == (0, 40, 80)
+    return data, index, all_frames(data)
+
+
+def test_a_cursor_goes_on_from_where_it_stands():
+    data, index, expected = long_groups()
+    cursor = VideoCursor(data, index)
+    for n in (50, 51, 60, 79, 80, 85):
+        np.testing.assert_array_equal(cursor.read(n).rgb(), expected[n])
+    assert cursor.num_entries == 1
+    # From the keyframe at 40 to frame 85, each once.
+    assert cursor.num_decoded == 46
+
+
+@given(order=st.lists(st.integers(0, 119), min_size=1, max_size=20))
+@settings(max_examples=20)
+def test_no_group_is_entered_a_third_time(order):
+    data, index, expected = LONG
+    kept = {}
+    cursor = VideoCursor(data, index)
+    for n in order:
+        frame = kept[n] if n in kept else cursor.read(n, keep=kept.setdefault)
+        np.testing.assert_array_equal(frame.rgb(), expected[n])
+    assert cursor.num_entries <= 2 * len(index.keyframes)
+    assert cursor.num_decoded <= 2 * len(index.pts)
+
+
+LONG = long_groups()
+
+
+def test_the_store_keeps_the_group_it_decoded():
+    data, index, expected = LONG
+    rgb_bytes, group_bytes = 176 * 144 * 3, 40 * VideoCursor(data, index).read(0).nbytes
+    # Room for one group beside some pictures, not for the whole video.
+    store = MediaStore(byte_budget=2 * group_bytes + 8 * rgb_bytes)
+    video = store.add_video(data)
+    assert store.pixel_bytes == 0
+    times_s = store.index(video.id).times_s
+    for n in (70, 50, 69, 45, 70):
+        np.testing.assert_array_equal(store.frame(video.id, times_s[n]), expected[n])
+    cursor = store._videos.cursor(video.id, data, store.index(video.id))
+    assert (cursor.num_entries, cursor.num_decoded) == (1, 31)
+
+
+def test_a_closed_cursor_opens_again():
+    data, index, expected = LONG
+    cursor = VideoCursor(data, index)
+    for n in (45, 44, 46):
+        np.testing.assert_array_equal(cursor.read(n).rgb(), expected[n])
+        cursor.close()
+
+
+def test_only_a_few_videos_stay_open():
+    data, index, expected = LONG
+    videos = OpenVideos()
+    first = videos.cursor("0", data, index)
+    first.read(3)
+    assert videos.cursor("0", data, index) is first
+    for n in range(1, MAX_OPEN + 1):
+        videos.cursor(str(n), data, index)
+    assert videos.cursor("0", data, index) is not first
+    np.testing.assert_array_equal(first.read(5).rgb(), expected[5])
+
+
+def test_threads_share_a_cursor():
+    data, index, expected = LONG
+    cursor, wrong = VideoCursor(data, index), []
+
+    def read(seed):
+        for n in np.random.default_rng(seed).integers(0, 120, 15):
+            if not np.array_equal(cursor.read(int(n)).rgb(), expected[n]):
+                wrong.append(n)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(read, range(3)))
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_decoding_ahead_is_a_sequential_decode(name):
+    store = MediaStore(byte_budget=1 << 22)
+    video = store.add_video(clip(name))
+    times_s = store.index(video.id).times_s[:60]
+    streamed = ahead(store.stream(video.id, times_s), depth=3)
+    for image, expected in zip(streamed, all_frames(clip(name).read_bytes()), strict=False):
+        np.testing.assert_array_equal(image, expected)
+    assert next(streamed, None) is None
+
+
+def test_a_stream_ends_with_its_consumer():
+    made = []
+
+    def source():
+        for n in range(1000):
+            made.append(n)
+            yield n
+
+    before = threading.active_count()
+    taken = ahead(source(), depth=2)
+    assert [next(taken) for _ in range(3)] == [0, 1, 2]
+    taken.close()
+    assert threading.active_count() == before
+    # Three were taken, two wait, one is in the producer's hand, one was let through by closing.
+    assert len(made) <= 3 + 2 + 2
+    assert threading.active_count() == before, "a stream nobody started has no thread"
+    ahead(source(), depth=2)
+    assert threading.active_count() == before
+
+
+def test_an_error_comes_where_its_frame_was_due():
+    def source():
+        yield 1
+        raise ToolInputError("frame 2: expected pixels, got none")
+
+    taken = ahead(source(), depth=4)
+    assert next(taken) == 1
+    with pytest.raises(ToolInputError, match="frame 2"):
+        next(taken)
+
+
+def test_a_depth_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="depth: expected"):
+        ahead([], depth=0)
 
 
 def turned(frames):

@@ -2,14 +2,25 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pixelis_fast.kernels.resize import resize
+from pixelis_fast.kernels.resize.reference import weight_matrix as textbook_weights
 from pixelis_fast.tools_trt.geometry import box_to_px, px_to_box
+from pixelis_fast.tools_trt.resample import WEIGHT_BITS, resample, weight_matrix
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.zoom import MAX_ASPECT, MIN_CROP_PX, Zoom, shown_box, to_original
+from pixelis_fast.tools_trt.zoom import (
+    MAX_ASPECT,
+    MIN_CROP_PX,
+    Zoom,
+    affine_to_original,
+    shown_box,
+    to_original,
+)
 from tests.media import clip, picture
 
 UNIT = st.integers(0, 1000)
@@ -124,3 +135,126 @@ def test_results_change_with_the_pixels():
     ids = [store.add_image(picture(name)).id for name in ("page.png", "coins.png")]
     crops = [store.image(Zoom(store)(media_id, (0, 0, 500, 500)).media_id) for media_id in ids]
     assert abs(crops[0].mean() - crops[1].mean()) > 5
+
+
+PIL_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+SIZES = [(1, 1), (3, 700), (448, 448), (997, 61), (128, 512)]
+"""(height, width): much smaller, wider, larger, and one axis kept."""
+
+
+@pytest.mark.parametrize("filter", PIL_FILTERS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_resampled_tensors_equal_pil(filter, size):
+    height, width = size
+    image = Image.open(picture("astronaut.png")).convert("RGB").crop((0, 0, 512, 128))
+    # Two passes: Pillow 13 turns the axes round for some sizes.
+    wide = image.resize((width, 128), PIL_FILTERS[filter])
+    expected = np.asarray(wide.resize((width, height), PIL_FILTERS[filter])).astype(int)
+    found = resample(torch.tensor(np.asarray(image)), height, width, filter=filter)
+    assert found.dtype == torch.uint8
+    assert np.abs(found.numpy() - expected).max() <= 1
+    on_host = resize(np.asarray(image), height, width, filter=filter)
+    np.testing.assert_array_equal(found.numpy(), on_host)
+
+
+@given(
+    in_size=st.integers(1, 300),
+    out_size=st.integers(1, 300),
+    filter=st.sampled_from(sorted(PIL_FILTERS)),
+)
+def test_weights_are_the_textbook_ones(in_size, out_size, filter):
+    found = weight_matrix(in_size, out_size, filter, device=torch.device("cpu"))
+    expected = textbook_weights(in_size, out_size, filter) * 2**WEIGHT_BITS
+    np.testing.assert_allclose(found, expected, atol=0.51)
+    np.testing.assert_array_equal(found, found.round())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pixels_HWC": torch.zeros(4, 4, 3)},
+        {"pixels_HWC": torch.zeros(0, 4, 3, dtype=torch.uint8)},
+        {"filter": "nearest"},
+        {"height": 0},
+    ],
+    ids=["float", "empty", "filter", "height"],
+)
+def test_what_cannot_be_resampled_is_refused(wrong):
+    arguments = {"pixels_HWC": torch.zeros(4, 4, 3, dtype=torch.uint8), "height": 2, "width": 2}
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        resample(**{**arguments, "filter": "bicubic", **wrong})
+
+
+def test_a_store_with_a_device_crops_there():
+    host, device = MediaStore(), MediaStore(device="cpu")
+    for store in (host, device):
+        photo = store.add_image(picture("astronaut.png"))
+    zooms = [Zoom(store)(photo.id, (100, 200, 433, 555)) for store in (host, device)]
+    assert [zoom.engine for zoom in zooms] == ["cpu:bicubic", "torch-cpu:bicubic"]
+    assert zooms[0].media_id == zooms[1].media_id
+    tensor = device.tensor(zooms[1].media_id)
+    np.testing.assert_array_equal(tensor.numpy(), device.image(zooms[1].media_id))
+    np.testing.assert_array_equal(
+        *(s.image(z.media_id) for s, z in zip((host, device), zooms, strict=True))
+    )
+
+
+def test_a_crop_of_a_crop_and_of_a_frame_on_a_device():
+    store = MediaStore(device="cpu")
+    video = store.add_video(clip("bikes.mp4"))
+    outer = store.add_crop(video.id, (100, 100, 900, 900), 2.0, 512, 218)
+    inner = store.add_crop(outer.id, (0, 0, 500, 500), None, 300, 128, "lanczos")
+    x0, y0, x1, y1 = box_to_px((100, 100, 900, 900), 640, 272)
+    part_HWC = store.frame(video.id, 2.0)[y0:y1, x0:x1]
+    expected = resize(resize(part_HWC, 218, 512)[:109, :256], 128, 300, filter="lanczos")
+    np.testing.assert_array_equal(store.tensor(inner.id).numpy(), expected)
+    assert store.tensor(video.id, 2.0).shape == (272, 640, 3)
+    with pytest.raises(ToolInputError, match="time: expected none"):
+        store.tensor(inner.id, 1.0)
+
+
+def test_a_store_of_the_host_has_no_tensors():
+    store = MediaStore()
+    media = store.add_image(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ToolInputError, match="expected a store with a device"):
+        store.tensor(media.id)
+
+
+@pytest.mark.gpu
+def test_crops_on_a_gpu_equal_pil():
+    store = MediaStore(device="cuda", device_bytes=1 << 20)
+    photo = store.add_image(picture("astronaut.png"))
+    result = Zoom(store)(photo.id, (100, 200, 400, 700))
+    image = Image.open(picture("astronaut.png")).convert("RGB")
+    part = image.crop(box_to_px((100, 200, 400, 700), image.width, image.height))
+    expected = np.asarray(part.resize((result.width, result.height), Image.Resampling.BICUBIC))
+    assert store.tensor(result.media_id).is_cuda
+    assert np.abs(store.image(result.media_id).astype(int) - expected).max() <= 1
+
+
+def test_the_affine_maps_pixels_to_the_original():
+    """A bright pixel of the crop lies where the matrix says."""
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[150:160, 240:250] = 255
+    store = MediaStore()
+    media = store.add_image(image)
+    first = Zoom(store)(media.id, (500, 400, 750, 700))
+    second = Zoom(store)(first.media_id, (200, 100, 900, 800))
+    assert second.original_id == first.original_id == media.id
+    for result in (first, second):
+        pixels = store.image(result.media_id)[..., 0].astype(float)
+        rows, columns = np.mgrid[: result.height, : result.width] + 0.5
+        centre = [(axis * pixels).sum() / pixels.sum() for axis in (columns, rows)]
+        found = np.array(result.affine) @ [*centre, 1]
+        np.testing.assert_allclose(found, (245, 155), atol=0.2)
+
+
+def test_the_affine_of_added_media_is_the_identity():
+    store = MediaStore()
+    media = store.add_image(np.zeros((3, 4, 3), np.uint8))
+    assert affine_to_original(store, media.id) == (media.id, ((1, 0, 0), (0, 1, 0)))

@@ -1,0 +1,1 @@
+"""Networks as exportable modules: tensors in, tensors out, one file per graph."""
