@@ -46,7 +46,7 @@ from pixelis_fast.tools_trt.classical_track import ClassicalTrack
 from pixelis_fast.tools_trt.localize import Localize
 from pixelis_fast.tools_trt.media import MediaInfo
 from pixelis_fast.tools_trt.properties import Properties
-from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
+from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError
 from pixelis_fast.tools_trt.segment import Segment
 from pixelis_fast.tools_trt.store import MediaStore
@@ -94,9 +94,7 @@ class Fuzzer:
         self._seed = seed
         self.store = store = MediaStore(STORE_BYTES)
         segmenter, tracker = ClassicalSegment(), ClassicalTrack()
-        read_text = ReadText(
-            store, backend="openvino", threads=threads, config=ReadTextConfig(memo_size=0)
-        )
+        read_text = ReadText(store, backend="openvino", threads=threads)
         self._direct: dict[str, Callable[..., Any]] = {
             "zoom": Zoom(store),
             "segment": Segment(store, segmenter),

@@ -73,16 +73,33 @@ class NaiveSam2:
         )
         return masks[int(scores.argmax())].astype(bool)
 
+    def encode(self, image_HWC: np.ndarray) -> torch.Tensor:
+        """Coarse features with the embedding of no memory added, (1, C, h, w)."""
+        self._image.set_image(image_HWC)
+        return self._image._features["image_embed"]
+
+    def candidates(self, image_HWC: np.ndarray, point: tuple[int, int]) -> torch.Tensor:
+        """Low-resolution logits (3, h, w) of a click on a picture, which is encoded anew."""
+        self._image.set_image(image_HWC)
+        click = {"point_coords": np.array([point]), "point_labels": np.array([1])}
+        return torch.from_numpy(self._image.predict(**click, multimask_output=True)[2])
+
     @torch.inference_mode()
-    def track(
+    def track_logits(
         self, frames: list[np.ndarray], box: tuple[int, int, int, int]
-    ) -> list[np.ndarray | None]:
-        """Frames go through a folder of JPEG files: what init_state reads without decord."""
+    ) -> list[torch.Tensor]:
+        """(H, W) per frame, which go through a folder of JPEG files: what init_state reads
+        without decord."""
         with tempfile.TemporaryDirectory(prefix="pixelis-bench-") as folder:
             for number, frame in enumerate(frames):
                 Image.fromarray(frame).save(Path(folder) / f"{number:05d}.jpg", quality=95)
             state = self._video.init_state(folder)
         self._video.add_new_points_or_box(state, frame_idx=0, obj_id=1, box=np.array(box))
-        found = self._video.propagate_in_video(state)
-        masks = [(logits[0, 0] > 0).cpu().numpy() for _, _, logits in found]
+        return [logits[0, 0] for _, _, logits in self._video.propagate_in_video(state)]
+
+    def track(
+        self, frames: list[np.ndarray], box: tuple[int, int, int, int]
+    ) -> list[np.ndarray | None]:
+        """The masks of `track_logits`; None where nothing is seen."""
+        masks = [(logits > 0).cpu().numpy() for logits in self.track_logits(frames, box)]
         return [mask if mask.any() else None for mask in masks]

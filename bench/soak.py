@@ -44,7 +44,7 @@ from bench.soak_calls import TOOLS, SoakCall, add_media, draw_calls
 from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
 from pixelis_fast.tools_trt.classical_track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import recalled
-from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
+from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.toolset import Toolset
@@ -102,9 +102,7 @@ def open_toolset(*, memo_bytes: int, threads: int) -> Toolset:
         store,
         segmenter=ClassicalSegment(),
         tracker=ClassicalTrack(),
-        read_text=ReadText(
-            store, backend="openvino", threads=threads, config=ReadTextConfig(memo_size=0)
-        ),
+        read_text=ReadText(store, backend="openvino", threads=threads),
         memo_bytes=memo_bytes,
     )
 

@@ -65,10 +65,9 @@ DETECTOR_RUNS = 5
 DETECTOR_SIZE = (736, 1472)
 """A page of 2:1 as rapidocr's rule enlarges it."""
 
-OURS = ReadTextConfig(memo_size=0)
+OURS = ReadTextConfig()
 UNBOUNDED = DetectorConfig(max_enlargement=None, max_enlarged_px=None)
 ORACLE = ReadTextConfig(
-    memo_size=0,
     detector=UNBOUNDED,
     recognizer=RecognizerConfig(batch_size=6, min_width=320, width_step=None),
     trusted_score=None,

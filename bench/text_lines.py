@@ -47,8 +47,8 @@ def cut_lines(pictures: Sequence[TextPicture], *, threads: int) -> list[np.ndarr
     detector = TextDetector(open_on_openvino(DETECTOR, threads))
     lines = []
     for picture in pictures:
-        sheet, quads_Q42 = detector(picture.image_HWC, StageClock())
-        lines += [cut_line(sheet.image, quad_42)[0] for quad_42 in quads_Q42]
+        sheet = detector.sheet(picture.image_HWC)
+        lines += [cut_line(sheet.image, quad_42)[0] for quad_42 in detector(sheet, StageClock())]
     return lines
 
 

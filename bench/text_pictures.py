@@ -149,6 +149,12 @@ def drawn(
     return np.array(image)
 
 
+def dense_page(num_lines: int) -> np.ndarray:
+    """A letter's body: lines of 18 px, closely set."""
+    lines = [LETTER[n % len(LETTER)] for n in range(num_lines)]
+    return drawn(lines, "DejaVuSans", 18, width=900, margin=24, step=1.7)
+
+
 def signs(height: int) -> np.ndarray:
     """Two plates in front of a sky of 640 x 480."""
     sky = np.linspace(90, 220, 640)[None, :, None] * np.ones((480, 1, 3))

@@ -53,7 +53,7 @@ def model_specs(
     path = MICRO_WEIGHTS if model == MICRO and weights is None else weights
     chosen = None if random_weights else path
     sam2 = _sam2_graphs(model, weights=chosen, side=side)
-    return _picked(_sam2(model, sam2, trained=chosen is not None), graphs)
+    return _picked(_sam2(sam2, trained=chosen is not None), graphs)
 
 
 def has_random_weights(model: str, *, weights: Path | None, random_weights: bool) -> bool:
@@ -85,13 +85,8 @@ def _sam2_graphs(model: str, *, weights: Path | None, side: int | None) -> Sam2G
     return found
 
 
-def _sam2(model: str, graphs: Sam2Graphs, *, trained: bool) -> dict[str, EngineSpec]:
-    specs = Sam2Specs(graphs, name=f"{model}@{graphs.config.side}", trained=trained)
-    found = {"encoder": specs.encoder(), "decoder": specs.decoder()}
-    if graphs.memory is not None:
-        found["memory_encoder"] = specs.memory_encoder()
-        found["memory_attention"] = specs.memory_attention()
-    return found
+def _sam2(graphs: Sam2Graphs, *, trained: bool) -> dict[str, EngineSpec]:
+    return Sam2Specs(graphs, trained=trained).served()
 
 
 def _picked(specs: dict[str, EngineSpec], graphs: Sequence[str] | None) -> list[EngineSpec]:

@@ -74,5 +74,3 @@ class EasyOcrConfig:
     recognizer: EasyOcrRecognizerConfig = field(default_factory=EasyOcrRecognizerConfig)
     min_score: float = 0.0
     """Lines read with less confidence are dropped; EasyOCR drops none."""
-    memo_size: int = 4096
-    """Results kept; 0 keeps none."""

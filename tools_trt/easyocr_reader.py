@@ -49,10 +49,11 @@ class EasyOcr:
         self.name = f"{'+'.join(names)}:easyocr-en"
         self.reasons = {"detector": detector.reason, "recognizer": recognizer.reason}
 
-    def read(self, image_HWC: np.ndarray, clock: StageClock) -> list[FoundLine]:
-        words_N42 = self.words(image_HWC, clock)
+    def read(
+        self, image_HWC: np.ndarray, quads_N42: np.ndarray, clock: StageClock
+    ) -> list[FoundLine]:
         with clock.stage("post"):
-            lines, slanted = group_lines(words_N42, self.config.lines)
+            lines, slanted = group_lines(quads_N42, self.config.lines)
         with clock.stage("pre"):
             # EasyOCR weighs an array's channels as if they were BGR.
             grey_HW = cv2.cvtColor(image_HWC, cv2.COLOR_BGR2GRAY)
@@ -61,7 +62,7 @@ class EasyOcr:
         pairs = zip(cuts, readings, strict=True)
         return [FoundLine(reading.text, reading.score, cut.quad_42) for cut, reading in pairs]
 
-    def words(self, image_HWC: np.ndarray, clock: StageClock) -> np.ndarray:
+    def detect(self, image_HWC: np.ndarray, clock: StageClock) -> np.ndarray:
         """(N, 4, 2) corners of words in pixels of the picture."""
         with clock.stage("pre"):
             canvas_HWC, ratio = make_canvas(image_HWC, self.config.max_side)

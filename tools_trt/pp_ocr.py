@@ -54,8 +54,6 @@ class ReadTextConfig:
     """Of the recogniser; the detector stays in fp32, as bf16 moves its boxes by more than a pixel.
     bf16 is for processors with units for it, and an error where it fails its gate; auto takes it
     where it passes."""
-    memo_size: int = 4096
-    """Results kept; 0 keeps none."""
 
 
 class PpOcr:
@@ -63,7 +61,8 @@ class PpOcr:
 
     Example:
         engine = open_pp_ocr(ReadTextConfig(), backend="openvino", threads=1)
-        lines = engine.read(image_HWC, StageClock())
+        clock = StageClock()
+        lines = engine.read(image_HWC, engine.detect(image_HWC, clock), clock)
     """
 
     def __init__(
@@ -83,15 +82,24 @@ class PpOcr:
         self.name = f"{'+'.join(names)}:{WEIGHTS_NAME}"
         self.reasons = {"detector": detector.reason, "recognizer": recognizer.reason}
 
-    def read(self, image_HWC: np.ndarray, clock: StageClock) -> list[FoundLine]:
-        height, width = image_HWC.shape[:2]
-        sheet, quads_Q42 = self._detector(image_HWC, clock)
+    def detect(self, image_HWC: np.ndarray, clock: StageClock) -> np.ndarray:
+        """Corners (Q, 4, 2) of lines on the detector's sheet of the picture."""
         with clock.stage("pre"):
-            cuts = [cut_line(sheet.image, quad_42) for quad_42 in quads_Q42]
+            sheet = self._detector.sheet(image_HWC)
+        return self._detector(sheet, clock)
+
+    def read(
+        self, image_HWC: np.ndarray, quads_N42: np.ndarray, clock: StageClock
+    ) -> list[FoundLine]:
+        height, width = image_HWC.shape[:2]
+        with clock.stage("pre"):
+            # Made again rather than kept: it is the picture itself, or a resize of it.
+            sheet = self._detector.sheet(image_HWC)
+            cuts = [cut_line(sheet.image, quad_42) for quad_42 in quads_N42]
         read, corner_shifts = self._read_cuts(cuts, clock)
         with clock.stage("post"):
-            original_Q42 = sheet.to_original(quads_Q42, width, height)
-            found = zip(read, original_Q42, corner_shifts, strict=True)
+            original_N42 = sheet.to_original(quads_N42, width, height)
+            found = zip(read, original_N42, corner_shifts, strict=True)
             return [FoundLine(r.text, r.score, np.roll(q, -shift, 0)) for r, q, shift in found]
 
     def _read_cuts(

@@ -2,8 +2,8 @@
 
 The engine reads, PP-OCRv6 or EasyOCR's weights by the type of the config; this tool cuts the part
 out, drops what is read with too little confidence, puts lines in reading order and in thousandths
-of the frame. One call at a time per reader. Results are kept per pixels and box, and a kept result
-equals a fresh one; `memo_size=0` turns that off. Knows nothing of the agent.
+of the frame. One call at a time per reader. Keeps where text stands, never what it says: results
+are kept by `memo.Remembered`, for every tool alike. Knows nothing of the agent.
 
 Shapes: H, W = picture.
 """
@@ -11,7 +11,6 @@ Shapes: H, W = picture.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from pixelis_fast.tools_trt.results import Box, ReadTextResult, TextLine
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.text_engine import FoundLine, TextEngine
 from pixelis_fast.tools_trt.text_order import reading_order
+from pixelis_fast.tools_trt.tiers import TierStore
 from pixelis_fast.tools_trt.timing import StageClock
 
 __all__ = ["EasyOcrConfig", "ReadText", "ReadTextConfig"]
@@ -44,53 +44,53 @@ class ReadText:
         backend: str = "auto",
         threads: int = 1,
         config: ReadTextConfig | EasyOcrConfig | None = None,
+        detection_bytes: int = 1 << 22,
     ) -> None:
+        """`detection_bytes` bounds what `prepare` leaves for the calls after it."""
         self.config = config or ReadTextConfig()
         self._store = store
         self._engine = open_text_engine(self.config, backend=backend, threads=threads)
         self.engine, self.reasons = self._engine.name, self._engine.reasons
         """Backends and weights, and why each graph runs on its backend."""
-        self._memo: OrderedDict[tuple[str, Box | None], tuple[TextLine, ...]] = OrderedDict()
         self._turn = threading.Lock()
+        self._detections = TierStore(host_bytes=detection_bytes)
+
+    def prepare(self, media_id: str, *, time_s: float | None = None) -> None:
+        """Finds where text stands in a whole picture or frame that may be read."""
+        image_HWC = self._store.frame(media_id, time_s)
+        with self._turn:
+            self._quads(image_HWC, self._store.pixels_id(media_id, time_s), StageClock())
 
     def __call__(
         self, media_id: str, box: Sequence[int] | None = None, *, time_s: float | None = None
     ) -> ReadTextResult:
         """Lines inside the box (0..1000 of the frame, default all of it), in reading order."""
-        key = (self._store.pixels_id(media_id, time_s), None if box is None else check_box(box))
+        checked = None if box is None else check_box(box)
         clock = StageClock()
         with clock.stage("queue"):
             self._turn.acquire()
         try:
-            lines = self._remembered(key)
-            if lines is None:
-                with clock.stage("pre"):
-                    image_HWC = self._store.frame(media_id, time_s)
-                lines = self._read(image_HWC, key[1], clock)
-                self._remember(key, lines)
+            with clock.stage("pre"):
+                image_HWC = self._store.frame(media_id, time_s)
+            # A part is detected anew: a detector sees the whole picture at another scale.
+            key = self._store.pixels_id(media_id, time_s) if checked is None else None
+            lines = self._read(image_HWC, checked, key, clock)
         finally:
             self._turn.release()
         return ReadTextResult(
             engine=self.engine, degraded=None, stage_ms=clock.stage_ms(), lines=lines
         )
 
-    def _remembered(self, key: tuple[str, Box | None]) -> tuple[TextLine, ...] | None:
-        if key in self._memo:
-            self._memo.move_to_end(key)
-        return self._memo.get(key)
-
-    def _remember(self, key: tuple[str, Box | None], lines: tuple[TextLine, ...]) -> None:
-        self._memo[key] = lines
-        while len(self._memo) > self.config.memo_size:
-            self._memo.popitem(last=False)
+    def _quads(self, image_HWC: np.ndarray, key: str | None, clock: StageClock) -> np.ndarray:
+        return self._detections.get_or_make(key, lambda: self._engine.detect(image_HWC, clock))
 
     def _read(
-        self, image_HWC: np.ndarray, box: Box | None, clock: StageClock
+        self, image_HWC: np.ndarray, box: Box | None, key: str | None, clock: StageClock
     ) -> tuple[TextLine, ...]:
         height, width = image_HWC.shape[:2]
         x0, y0, x1, y1 = box_to_px(box, width, height) if box else (0, 0, width, height)
         part_HWC = np.ascontiguousarray(image_HWC[y0:y1, x0:x1])
-        found = self._engine.read(part_HWC, clock)
+        found = self._engine.read(part_HWC, self._quads(part_HWC, key, clock), clock)
         with clock.stage("post"):
             kept = [line for line in found if self._is_text(line)]
             order = reading_order([line.quad_42 for line in kept])

@@ -9,8 +9,6 @@ Shapes: H, W = picture; S = model side; B = batch; C = channels.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from pixelis_fast.tools_trt.models.sam2_config import config_for
 from pixelis_fast.tools_trt.models.sam2_model import OUTPUTS, Sam2Graphs
 from pixelis_fast.tools_trt.models.sam2_weights import load_graphs, random_graphs
 from pixelis_fast.tools_trt.sam2_specs import Sam2Specs
+from pixelis_fast.tools_trt.tiers import TensorMover, TierStore
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -46,36 +45,6 @@ class ImageFeatures:
     @property
     def num_bytes(self) -> int:
         return sum(level.numel() * level.element_size() for level in self.maps)
-
-
-class FeatureCache:
-    """Least recently used features under a byte budget; a budget of 0 keeps nothing."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self.budget_bytes = budget_bytes
-        self.num_bytes = self.hits = self.misses = 0
-        self._entries: OrderedDict[str, ImageFeatures] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str | None) -> ImageFeatures | None:
-        with self._lock:
-            found = self._entries.get(key) if key is not None else None
-            self.hits += found is not None
-            self.misses += found is None
-            if found is not None:
-                self._entries.move_to_end(str(key))
-            return found
-
-    def put(self, key: str | None, features: ImageFeatures) -> None:
-        """Keeps the features unless they have no key or alone exceed the budget."""
-        if key is None or features.num_bytes > self.budget_bytes:
-            return
-        with self._lock:
-            replaced = self._entries.pop(key, None)
-            self.num_bytes += features.num_bytes - (replaced.num_bytes if replaced else 0)
-            self._entries[key] = features
-            while self.num_bytes > self.budget_bytes:
-                self.num_bytes -= self._entries.popitem(last=False)[1].num_bytes
 
 
 class Sam2:
@@ -101,10 +70,11 @@ class Sam2:
         self.device = torch.device(device)
         self.graphs = graphs.to(self.device)
         self.config, self.side = graphs.config, graphs.config.side
-        self.name = f"{name}:{self.side}"
+        self.weights_name = f"{name}:{self.side}"
         self.degraded = degraded
-        self.cache = FeatureCache(cache_bytes)
+        self.cache = feature_store(cache_bytes, device=self.device)
         self.sessions = eager_sessions(self.graphs, device=self.device)
+        self.compiled: dict[str, Session] = {}
         self.use(sessions or {})
 
     @classmethod
@@ -121,9 +91,20 @@ class Sam2:
         graphs = random_graphs(config_for(size, side=side), seed=seed)
         return cls(graphs, name=f"sam2:random-{size}", degraded=RANDOM_WEIGHTS, **options)
 
+    @property
+    def name(self) -> str:
+        """Weights and side, and what runs each graph that eager PyTorch does not."""
+        runners = [f"{graph}={session.name}" for graph, session in sorted(self.compiled.items())]
+        return f"{self.weights_name}[{','.join(runners)}]" if runners else self.weights_name
+
+    @property
+    def objects_together(self) -> int | None:
+        """Objects a frame's graphs take at once: compiled ones one, eager ones any number."""
+        return 1 if set(self.compiled) - {"encoder"} else None
+
     def specs(self) -> Sam2Specs:
         """What compiled engines for the graphs are built from."""
-        return Sam2Specs(self.graphs, name=self.name, trained=self.degraded is None)
+        return Sam2Specs(self.graphs, trained=self.degraded is None)
 
     def use(self, sessions: Mapping[str, Session]) -> None:
         """Lets compiled sessions run graphs from now on; features encoded before are dropped."""
@@ -132,8 +113,9 @@ class Sam2:
                 f"sam2 sessions: expected some of {sorted(self.sessions)}, got {sorted(unknown)}"
             )
         self.sessions |= sessions
+        self.compiled |= sessions
         if "encoder" in sessions:
-            self.cache = FeatureCache(self.cache.budget_bytes)
+            self.cache = feature_store(self.cache.byte_budget, device=self.device)
 
     def run(self, graph: str, **inputs: Tensor) -> tuple[Tensor, ...]:
         """One graph's outputs, in the order of `OUTPUTS`."""
@@ -154,6 +136,10 @@ class Sam2:
         std = torch.tensor(PIXEL_STD, device=self.device)[:, None, None]
         mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]
         return torch.addcmul(-mean / std, resized, 1 / (255 * std))
+
+    def knows(self, key: str) -> bool:
+        """Whether the picture's features are kept."""
+        return key in self.cache
 
     def encode(self, image_HWC: np.ndarray, *, key: str | None = None) -> ImageFeatures:
         """Features of a picture; a known key answers from the cache."""
@@ -178,6 +164,13 @@ class Sam2:
 def _row(level_BChw: Tensor, row: int) -> Tensor:
     """One picture's map that keeps no other's alive."""
     return level_BChw if len(level_BChw) == 1 else level_BChw[row : row + 1].clone()
+
+
+def feature_store(num_bytes: int, *, device: torch.device) -> TierStore:
+    """Features by content key where they were made; nothing spills from a GPU to the host."""
+    if device.type == "cpu":
+        return TierStore(host_bytes=num_bytes)
+    return TierStore(host_bytes=0, device_bytes=num_bytes, mover=TensorMover(device))
 
 
 def eager_sessions(graphs: Sam2Graphs, *, device: torch.device) -> dict[str, Session]:

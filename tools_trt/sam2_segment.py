@@ -63,8 +63,18 @@ class Sam2Segment:
     """
 
     def __init__(self, sam2: Sam2) -> None:
-        self.sam2 = sam2
-        self.name, self.degraded = sam2.name, sam2.degraded
+        self.sam2, self.degraded = sam2, sam2.degraded
+
+    @property
+    def name(self) -> str:
+        return self.sam2.name
+
+    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None:
+        """Encodes a picture that may be asked about."""
+        self.sam2.encode(image_HWC, key=key)
+
+    def is_prepared(self, key: str) -> bool:
+        return self.sam2.knows(key)
 
     def segment(
         self,

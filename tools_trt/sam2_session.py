@@ -48,7 +48,7 @@ class SessionConfig:
     encode_batch: int = 1
     """Frames encoded at once while propagating."""
     object_batch: int | None = None
-    """Objects per call of a graph; 1 for graphs compiled for one. None for all that fit."""
+    """Objects per call of a graph. None for all that the graphs take at once."""
 
     def __post_init__(self) -> None:
         counts = (self.num_frames, self.prompted_frames, self.object_batch)

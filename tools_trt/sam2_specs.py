@@ -33,9 +33,10 @@ class Sam2Specs:
         sam2.use({"encoder": open_engine(specs.encoder(), …)})
     """
 
-    def __init__(self, graphs: Sam2Graphs, *, name: str, trained: bool) -> None:
-        self.graphs, self.config = graphs, graphs.config
-        self.name, self.trained = name, trained
+    def __init__(self, graphs: Sam2Graphs, *, trained: bool) -> None:
+        self.graphs, self.config, self.trained = graphs, graphs.config, trained
+        # Weights are a part of a plan's key by themselves: who built it finds it by any path.
+        self.name = f"sam{graphs.config.version}-{graphs.config.size}@{graphs.config.side}"
         self.probes = Sam2Probes(graphs)
         side, channels = self.config.coarse_side, self.config.channels
         self.maps = {
@@ -47,6 +48,14 @@ class Sam2Specs:
     @cached_property
     def weights_id(self) -> str:
         return weights_id(self.graphs)
+
+    def served(self) -> dict[str, EngineSpec]:
+        """By session name, those that tools run: a picture, and one tracked object at a time."""
+        found = {"encoder": self.encoder(), "decoder": self.decoder()}
+        if self.graphs.memory is not None:
+            found["memory_encoder"] = self.memory_encoder(batches=(1,))
+            found["memory_attention"] = self.memory_attention(batches=(1,))
+        return found
 
     def encoder(self, *, batches: Sizes = (1,)) -> EngineSpec:
         side = self.config.side

@@ -35,7 +35,18 @@ class Sam2Track:
                 f"sam2 track: expected weights with a memory, got {sam2.name}"
             )
         self.sam2, self.encode_batch = sam2, encode_batch
-        self.name, self.degraded = sam2.name, sam2.degraded
+        self.degraded = sam2.degraded
+
+    @property
+    def name(self) -> str:
+        return self.sam2.name
+
+    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None:
+        """Encodes a frame that may be tracked from."""
+        self.sam2.encode(image_HWC, key=key)
+
+    def is_prepared(self, key: str) -> bool:
+        return self.sam2.knows(key)
 
     def track(
         self, frames: Iterable[np.ndarray], box_px: PxBox, *, keys: Sequence[str]

@@ -179,7 +179,7 @@ class VideoSession:
         for tracked in waiting:
             attended = tracked.bank.attend(frame, reverse=reverse)
             groups.setdefault(len(attended.memories), []).append((tracked, attended))
-        size = self.config.object_batch or len(waiting)
+        size = self.config.object_batch or self.sam2.objects_together or len(waiting)
         return [
             group[first : first + size]
             for group in groups.values()

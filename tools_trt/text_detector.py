@@ -84,25 +84,27 @@ class TextDetector:
     """Finds text lines.
 
     Example:
-        sheet, quads_Q42 = detector(image_HWC, clock)
+        sheet = detector.sheet(image_HWC)
+        quads_Q42 = detector(sheet, clock)
     """
 
     def __init__(self, session: Session, config: DetectorConfig | None = None) -> None:
         self.session = session
         self.config = config or DetectorConfig()
 
-    def __call__(self, image_HWC: np.ndarray, clock: StageClock) -> tuple[Sheet, np.ndarray]:
-        """The sheet, and corners of each line on it, clockwise from top left."""
+    def sheet(self, image_HWC: np.ndarray) -> Sheet:
+        return make_sheet(image_HWC, self.config)
+
+    def __call__(self, sheet: Sheet, clock: StageClock) -> np.ndarray:
+        """Corners (Q, 4, 2) of each line on the sheet, clockwise from top left."""
         with clock.stage("pre"):
-            sheet = make_sheet(image_HWC, self.config)
             pixels_1CHW = to_planes(resize_for_graph(sheet.image, self.config))
         with clock.stage("run"):
             [name] = self.session.input_names
             outputs = self.session.run({name: torch.from_numpy(pixels_1CHW)})
         with clock.stage("post"):
             probability_HW = next(iter(outputs.values()))[0, 0].numpy()
-            quads_Q42 = find_quads(probability_HW, sheet.image.shape[:2], self.config)
-        return sheet, quads_Q42
+            return find_quads(probability_HW, sheet.image.shape[:2], self.config)
 
 
 def make_sheet(image_HWC: np.ndarray, config: DetectorConfig) -> Sheet:

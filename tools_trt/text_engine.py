@@ -36,6 +36,17 @@ class TextEngine(Protocol):
     reasons: dict[str, str]
     """Why each graph runs on its backend."""
 
-    def read(self, image_HWC: np.ndarray, clock: StageClock) -> list[FoundLine]:
-        """All lines of an RGB picture, in no particular order."""
+    def detect(self, image_HWC: np.ndarray, clock: StageClock) -> np.ndarray:
+        """Where text stands in an RGB picture: corners (N, 4, 2), in the engine's own frame."""
         ...
+
+    def read(
+        self, image_HWC: np.ndarray, quads_N42: np.ndarray, clock: StageClock
+    ) -> list[FoundLine]:
+        """All lines of the picture `detect` looked at, in no particular order."""
+        ...
+
+
+def read_at_once(engine: TextEngine, image_HWC: np.ndarray) -> list[FoundLine]:
+    """Detects and reads, untimed."""
+    return engine.read(image_HWC, engine.detect(image_HWC, StageClock()), StageClock())

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 
 from pixelis_fast.tools_trt.results import ToolError
-from pixelis_fast.tools_trt.text_engine import FoundLine, TextEngine
-from pixelis_fast.tools_trt.timing import StageClock
+from pixelis_fast.tools_trt.text_engine import FoundLine, TextEngine, read_at_once
 
 Precision = Literal["fp32", "bf16"]
 MAX_MOVE_PX = 1.0
@@ -64,7 +63,7 @@ def open_gated(
 def difference(exact: TextEngine, other: TextEngine) -> str | None:
     """What differs between two engines on the probes; None if nothing that counts."""
     for name, image_HWC in probes().items():
-        expected, got = (engine.read(image_HWC, StageClock()) for engine in (exact, other))
+        expected, got = (read_at_once(engine, image_HWC) for engine in (exact, other))
         texts = [[line.text for line in lines] for lines in (expected, got)]
         if not expected or texts[0] != texts[1]:
             return f"{name}: expected {texts[0]}, got {texts[1]}"

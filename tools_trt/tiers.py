@@ -135,6 +135,11 @@ class TierStore:
     def byte_budget(self) -> int:
         return self._host.byte_budget + self._device.byte_budget
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether it is kept now; counts as no use of it."""
+        with self._lock:
+            return key in self._device.entries or key in self._host.entries
+
     def get(self, key: Hashable | None) -> Any:
         """What was put under the key, on its own device, or None."""
         with self._lock:

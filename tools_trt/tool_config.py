@@ -33,8 +33,13 @@ class ToolConfig:
     """A transformers folder, an original .pt, "random", or None for the classical engines."""
     sam2_model: str = "tiny"
     """Size of random weights: tiny, small, base_plus or large."""
-    sam2_side: int = 1024
-    """Side of SAM2's square input."""
+    sam2_side: int | None = None
+    """Side of SAM2's square input; None for the weights' own, 1024 for the released ones."""
+    sam2_engine: str = "auto"
+    """What runs SAM2's graphs: auto (the fastest that passes its accuracy gate, built once and then
+    found), a backend's name, or eager (PyTorch in fp32, nothing to build)."""
+    sam2_precision: str = "auto"
+    """auto tries the backend's ladder; or fp16, bf16, fp32 alone. Eager runs fp32."""
     feature_cache_bytes: int = 1 << 30
     """Budget of SAM2's image features; 0 encodes at every call."""
     batch_prompts: bool = False
@@ -51,6 +56,8 @@ class ToolConfig:
     """Budget of decoded pixels in host memory, and the same again on a GPU that crops."""
     memo_bytes: int = 1 << 26
     """Budget of all tools' results; 0 computes at every call."""
+    detection_bytes: int = 1 << 22
+    """Budget of where text stands in whole pictures; 0 looks at every call."""
 
 
 def open_toolset(
@@ -61,10 +68,15 @@ def open_toolset(
     threads: int = 1,
 ) -> Toolset:
     """The tools on the engines the config names. device is SAM2's, and on a GPU that of crops."""
-    segmenter, tracker = open_masks(config, device=device)
+    segmenter, tracker = open_masks(config, device=device, threads=threads)
     store = open_store(config, device=device)
-    text = text_config(config)
-    read_text = ReadText(store, backend=config.text_backend, threads=threads, config=text)
+    read_text = ReadText(
+        store,
+        backend=config.text_backend,
+        threads=threads,
+        config=text_config(config),
+        detection_bytes=config.detection_bytes,
+    )
     return Toolset(
         store,
         segmenter=segmenter,
@@ -87,16 +99,18 @@ def text_config(config: ToolConfig) -> ReadTextConfig:
     recognizer = RecognizerConfig(
         batch_size=config.text_batch_size, width_step=config.text_width_step
     )
-    # Results are kept once, in the toolset's memo.
-    return ReadTextConfig(recognizer=recognizer, memo_size=0)
+    return ReadTextConfig(recognizer=recognizer)
 
 
-def open_masks(config: ToolConfig, *, device: str) -> tuple[SegmentEngine, TrackEngine]:
+def open_masks(
+    config: ToolConfig, *, device: str, threads: int
+) -> tuple[SegmentEngine, TrackEngine]:
     """The engines of segment and track; both SAM2 engines share one encoder."""
     if config.sam2 is None:
         return ClassicalSegment(), ClassicalTrack()
     # Imported when asked for: the classical engines need none of it.
     from pixelis_fast.tools_trt.sam2 import Sam2
+    from pixelis_fast.tools_trt.sam2_engines import EAGER, compile_sam2
     from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
     from pixelis_fast.tools_trt.sam2_track import Sam2Track
 
@@ -105,12 +119,22 @@ def open_masks(config: ToolConfig, *, device: str) -> tuple[SegmentEngine, Track
         sam2 = Sam2.random(config.sam2_model, side=config.sam2_side, **options)
     else:
         sam2 = Sam2.load(config.sam2, side=config.sam2_side, **options)
+    if config.sam2_engine != EAGER:
+        choice = {"backend": config.sam2_engine, "precision": config.sam2_precision}
+        compile_sam2(sam2, threads=threads, **choice)
+    elif config.sam2_precision not in ("auto", "fp32"):
+        raise ValueError(
+            f"sam2_precision: expected auto or fp32 for the eager graphs, got "
+            f"{config.sam2_precision}"
+        )
     return Sam2Segment(sam2), Sam2Track(sam2)
 
 
 def describe_tools(config: ToolConfig) -> dict[str, str]:
     """What each tool would run on, without loading weights that take long."""
-    masks = f"sam2 from {config.sam2}" if config.sam2 else "classical (degraded: no SAM2 weights)"
+    masks = "classical (degraded: no SAM2 weights)"
+    if config.sam2:
+        masks = f"sam2 from {config.sam2}, engine {config.sam2_engine}"
     return {
         "zoom": "C++ resize, CPU",
         "segment": masks,

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
 
 from pixelis_fast.tools_trt.call_stats import SchedulerStats
 from pixelis_fast.tools_trt.localize import FrameEmbedder, Localize
@@ -39,6 +41,15 @@ PRIORITIES = {
     "track": Priority.TRACK,
     "localize": Priority.TRACK,
 }
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """An engine that keeps what it computed of a picture for the calls after it."""
+
+    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None: ...
+
+    def is_prepared(self, key: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,25 @@ class Toolset:
         batch = None if key is None else self._batch(tool, run, arguments, options)
         work = Work(tool, run, key=key, batch=batch)
         return self._scheduler.submit(
-            work, priority=PRIORITIES[tool], deadline_s=deadline_s, speculative=speculative
+            work,
+            priority=self._priority(tool, key),
+            deadline_s=deadline_s,
+            speculative=speculative,
         )
+
+    def prepare(self, tool: str, media_id: str, *, time_s: float | None = None) -> Ticket | None:
+        """Computes, when nothing else waits, what a call on these pixels would begin with.
+
+        SAM 2's features for segment and track, where text stands for read_text. None where the
+        tool or its engine has no such beginning. `cancel` the ticket when the call will not come.
+        """
+        run = self._preparation(tool, media_id, time_s)
+        if run is None:
+            return None
+        kind = "detection" if tool == "read_text" else "features"
+        pixels = self.store.pixels_id(media_id, time_s)
+        work = Work("prepare", run, key=(kind, pixels, self._engine(tool)))
+        return self._scheduler.submit(work, speculative=True)
 
     def engines(self) -> dict[str, str]:
         return {name: self._engine(name) for name in PRIORITIES}
@@ -143,6 +171,25 @@ class Toolset:
     def close(self) -> None:
         """Cancels what waits and ends the compute thread."""
         self._scheduler.close()
+
+    def _preparation(
+        self, tool: str, media_id: str, time_s: float | None
+    ) -> Callable[[], None] | None:
+        if tool == "read_text":
+            return partial(self._read_text.prepare, media_id, time_s=time_s)
+        engine = {"segment": self._segmenter, "track": self._tracker}.get(tool)
+        if not isinstance(engine, Preparer):
+            return None
+        pixels = self.store.pixels_id(media_id, time_s)
+        return lambda: engine.prepare(self.store.frame(media_id, time_s), key=pixels)
+
+    def _priority(self, tool: str, key: Hashable | None) -> Priority:
+        """A prompt on a picture whose features are there is answered at once."""
+        if tool == "segment" and isinstance(self._segmenter, Preparer) and key is not None:
+            _, pixels, *_ = cast(tuple[Any, ...], key)
+            if self._segmenter.is_prepared(pixels):
+                return Priority.DECODE
+        return PRIORITIES[tool]
 
     def _remembered(
         self, name: str, tool: Tool, *, subject: Callable[[str, float | None], Hashable] | None

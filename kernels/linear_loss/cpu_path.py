@@ -27,9 +27,6 @@ from pixelis_fast.kernels.linear_loss.problem import (
 
 BLOCK_ROWS = 128
 """Vocabulary rows computed at once in C++; a block is stored whole or not at all."""
-DEFAULT_BYTES = {torch.bfloat16: 0.75, torch.float32: 0.2}
-"""Kept per logit where the caller names no budget: with what the op needs besides, less than 1/8 of
-what eager keeps, which is 8 bytes a logit in bfloat16 and 4 in float32."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,12 @@ class CpuPath:
     def stored_columns(
         self, hidden_ND: Tensor, weight_VD: Tensor, *, keeps_deltas: bool, budget: int | None
     ) -> int:
-        """As many as the budget holds, by default DEFAULT_BYTES."""
+        """Nothing where no budget is given. Kept logits are float32: a quarter of them would pass
+        1/8 of what eager needs beside inputs and gradients, and with AMX computing them again
+        takes no longer than writing them to fresh memory."""
         num_tokens, vocabulary = hidden_ND.shape[0], weight_VD.shape[0]
-        if budget is None:
-            budget = int(DEFAULT_BYTES[hidden_ND.dtype] * num_tokens * vocabulary)
         column_bytes = 4 * padded_stride(num_tokens) * (2 if keeps_deltas else 1)
-        columns = budget // column_bytes
+        columns = (budget or 0) // column_bytes
         if columns >= padded(vocabulary):
             return vocabulary
         return columns // BLOCK_ROWS * BLOCK_ROWS

@@ -33,11 +33,11 @@ def test_the_command_builds_a_model(tmp_path):
     assert "encoder" in result.output
     assert "torch_cpu" in result.output
     [row] = json.loads((tmp_path / "out.json").read_text())["engines"]
-    assert row["engine"] == "micro@64/encoder"
+    assert row["engine"] == "sam2.1-micro@64/encoder"
     assert row["gate"]["passed"] is True
     assert row["p50_ms"] > 0
     [sidecar] = (tmp_path / "plans").glob("*/plan.json")
-    assert json.loads(sidecar.read_text())["key"]["engine"] == "micro@64/encoder"
+    assert json.loads(sidecar.read_text())["key"]["engine"] == "sam2.1-micro@64/encoder"
 
 
 def test_help_teaches():

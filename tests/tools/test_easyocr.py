@@ -22,13 +22,13 @@ from pixelis_fast.tools_trt.easyocr_weights import ALPHABET
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import MissingWeightsError
 from pixelis_fast.tools_trt.store import MediaStore
+from pixelis_fast.tools_trt.text_engine import read_at_once
 from pixelis_fast.tools_trt.text_gate import (
     PrecisionGateError,
     difference,
     has_bfloat16,
     open_gated,
 )
-from pixelis_fast.tools_trt.timing import StageClock
 from tests.media import picture
 from tests.tools.rendered import LINES, document
 
@@ -93,7 +93,7 @@ def expected(name):
 
 @functools.cache
 def oracle():
-    easyocr = pytest.importorskip("easyocr")
+    easyocr = pytest.importorskip("easyocr", reason="the original: the `baseline` extra")
     return easyocr.Reader(
         ["en"],
         gpu=False,
@@ -115,7 +115,7 @@ def engine(precision):
 
 
 def assert_equals_oracle(engine, name):
-    found = engine.read(PICTURES[name], StageClock())
+    found = read_at_once(engine, PICTURES[name])
     assert [line.text for line in found] == [text for text, _, _ in expected(name)]
     for line, (_, corners, _) in zip(found, expected(name), strict=True):
         assert np.abs(line.quad_42 - corners).max() <= BOX_PX
@@ -158,10 +158,9 @@ def test_read_text_on_these_weights():
 
 
 def test_a_line_reads_the_same_beside_any_other():
-    alone = engine("fp32").read(document(14, lines=LINES[:1], width=330), StageClock())
-    beside = engine("fp32").read(
-        document(14, lines=(LINES[0], *LINES[2:4]), width=330), StageClock()
-    )
+    exact = engine("fp32")
+    alone = read_at_once(exact, document(14, lines=LINES[:1], width=330))
+    beside = read_at_once(exact, document(14, lines=(LINES[0], *LINES[2:4]), width=330))
     assert [line.text for line in alone] == [line.text for line in beside[: len(alone)]]
 
 
@@ -252,7 +251,7 @@ def test_contrast_is_spread_only_where_it_is_low():
 def test_odd_sizes_are_read():
     for height, width in ((1, 1), (1, 700), (700, 2), (33, 31)):
         image = np.full((height, width, 3), 128, np.uint8)
-        assert engine("fp32").read(image, StageClock()) == []
+        assert read_at_once(engine("fp32"), image) == []
 
 
 def test_bad_options_are_refused(tmp_path):

@@ -56,7 +56,7 @@ def crnn():
 
 @torch.no_grad()
 def test_craft_equals_easyocr_s_module(craft):
-    peer = pytest.importorskip("easyocr.craft").CRAFT()
+    peer = pytest.importorskip("easyocr.craft", reason="the original: the `baseline` extra").CRAFT()
     peer.load_state_dict(easyocr_weights(DETECTOR))
     pixels = craft_input(2, 96, 160)
     expected = peer.eval()(pixels)[0].permute(0, 3, 1, 2)
@@ -68,7 +68,9 @@ def test_craft_equals_easyocr_s_module(craft):
 
 @torch.no_grad()
 def test_crnn_equals_easyocr_s_module(crnn):
-    module = pytest.importorskip("easyocr.model.vgg_model")
+    module = pytest.importorskip(
+        "easyocr.model.vgg_model", reason="the original: the `baseline` extra"
+    )
     peer = module.Model(1, 256, 256, len(ALPHABET) + 1)
     peer.load_state_dict(easyocr_weights(RECOGNIZER))
     lines = crnn_input(3, 192)
@@ -99,8 +101,8 @@ def test_weights_must_fit(tmp_path):
 
 def exported(tmp_path, module, example, axes):
     """An ONNX file with dynamic axes, opened in ONNX Runtime."""
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="the `export` extra")
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
     path = tmp_path / "graph.onnx"
     shapes = ({n: torch.export.Dim(name, min=low) for n, (name, low) in axes.items()},)
     torch.onnx.export(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
 from pixelis_fast.tools_trt.classical_track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import Remembered, canonical, recalled
-from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
+from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import StageMs, ToolError, ToolInputError, ToolResult
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.tiers import TierStore
@@ -31,7 +31,7 @@ def opened(memo_bytes):
         store,
         segmenter=ClassicalSegment(),
         tracker=ClassicalTrack(),
-        read_text=ReadText(store, backend="openvino", config=ReadTextConfig(memo_size=0)),
+        read_text=ReadText(store, backend="openvino"),
         memo_bytes=memo_bytes,
     )
 

@@ -289,19 +289,8 @@ def test_a_blank_picture_has_no_lines(store, reader):
     assert reader(store.add_image(np.full((200, 300, 3), 255, np.uint8)).id).lines == ()
 
 
-def test_a_kept_result_equals_a_fresh_one(store):
-    info = store.add_image(document(16))
-    keeping = ReadText(store, backend="openvino", config=SMALL)
-    fresh = ReadText(store, backend="openvino", config=replace(SMALL, memo_size=0))
-    first, second = keeping(info.id), keeping(info.id)
-    assert first == second == fresh(info.id) == fresh(info.id)
-    assert second.stage_ms.run == 0 < first.stage_ms.run
-    assert fresh(info.id).stage_ms.run > 0
-    assert keeping(info.id, (0, 0, 1000, 500)) != first
-
-
 def test_stages_are_measured(store):
-    reader = ReadText(store, backend="openvino", config=replace(SMALL, memo_size=0))
+    reader = ReadText(store, backend="openvino", config=SMALL)
     stages = reader(store.add_image(document(16)).id).stage_ms
     assert min(stages.queue, stages.pre, stages.run, stages.post) > 0
 

@@ -100,9 +100,9 @@ def node_kinds(graph):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(graphs, name, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx", reason="the `export` extra")
+    pytest.importorskip("onnxscript", reason="the `export` extra")
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
     module, inputs = cases(graphs)[name]
     path = tmp_path / "graph.onnx"
     with warnings.catch_warnings():
@@ -129,7 +129,7 @@ def test_onnx(graphs, name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_openvino(graphs, name):
-    openvino = pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino", reason="OpenVINO")
     module, inputs = cases(graphs)[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

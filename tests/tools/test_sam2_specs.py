@@ -18,7 +18,7 @@ NAMES = ("encoder", "decoder", "object_decoder", "memory_encoder", "memory_atten
 @pytest.fixture(scope="module")
 def specs():
     graphs = random_graphs(config_for("micro", side=128))
-    return Sam2Specs(graphs, name="sam2:micro", trained=False)
+    return Sam2Specs(graphs, trained=False)
 
 
 def session(module, name):
@@ -59,7 +59,7 @@ def test_gates_pass_bf16_and_stop_worse(specs, name):
 
 
 def test_trained_weights_are_judged_by_their_masks(specs):
-    trained = Sam2Specs(specs.graphs, name="sam2:micro", trained=True)
+    trained = Sam2Specs(specs.graphs, trained=True)
     metrics = {check.metric for check in trained.decoder().gate.checks}
     assert {"mask_iou_mean", "mask_iou_p01", "box_px"} <= metrics
 
@@ -85,6 +85,6 @@ def test_no_memory():
     from dataclasses import replace
 
     graphs = random_graphs(replace(config_for("micro", side=64), has_memory=False))
-    specs = Sam2Specs(graphs, name="sam2:micro", trained=False)
+    specs = Sam2Specs(graphs, trained=False)
     with pytest.raises(MissingWeightsError, match="memory"):
         specs.memory_attention()

@@ -25,9 +25,9 @@ from pixelis_fast.tools_trt.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.precision import Precision
 from tests.tools.engine_cases import columns, columns_spec
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx", reason="the `export` extra")
+pytest.importorskip("onnxscript", reason="the `export` extra")
+pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
 
 from tests.tools import fake_tensorrt
 

@@ -10,12 +10,13 @@ import pytest
 from pixelis_fast.tools import ToolBox, Workspace
 from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
 from pixelis_fast.tools_trt.classical_track import ClassicalTrack
-from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
+from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.rle import decode_mask
 from pixelis_fast.tools_trt.sam2 import Sam2
 from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.scheduler import DeadlineError, Work
+from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.scheduler import DeadlineError, Priority, Work
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.toolset import Toolset
 from pixelis_fast.types import ToolCall
@@ -32,7 +33,7 @@ def store():
 
 @pytest.fixture(scope="module")
 def read_text(store):
-    return ReadText(store, backend="openvino", config=ReadTextConfig(memo_size=0))
+    return ReadText(store, backend="openvino")
 
 
 @pytest.fixture
@@ -221,3 +222,80 @@ def test_a_guess_serves_the_call_that_follows(box_of_tools, workspace):
     observation = box_of_tools.submit(asked, workspace).result()
     assert observation.error is None or "found no object" in observation.error
     assert box_of_tools.toolset.stats().calls.tools["segment"].calls == 2
+
+
+class Asked:
+    """An engine's graphs, counted."""
+
+    def __init__(self, sam2):
+        self.calls, self._run = [], sam2.run
+        sam2.run = self
+
+    def __call__(self, graph, **inputs):
+        self.calls.append(graph)
+        return self._run(graph, **inputs)
+
+
+def test_a_prepared_picture_is_not_encoded_again(store, read_text):
+    sam2 = Sam2.random("micro", side=256)
+    asked = Asked(sam2)
+    options = {"segmenter": Sam2Segment(sam2), "tracker": Sam2Track(sam2), "read_text": read_text}
+    tools = Toolset(store, **options)
+    photo, video = store.add_image(picture("coins.png")), store.add_video(clip("bikes.mp4"))
+    assert (
+        tools._priority("segment", tools._tools["segment"].key(photo.id, box=COIN))
+        == Priority.ENCODE
+    )
+    tools.prepare("segment", photo.id).result(PATIENCE_S)
+    assert asked.calls == ["encoder"]
+    key = tools._tools["segment"].key(photo.id, box=COIN)
+    assert tools._priority("segment", key) == Priority.DECODE
+    tools.submit("segment", photo.id, box=COIN).result(PATIENCE_S)
+    assert asked.calls == ["encoder", "decoder"]
+    tools.prepare("track", video.id, time_s=0.5).result(PATIENCE_S)
+    tools.submit("track", video.id, COIN, start_s=0.5, end_s=0.6).result(PATIENCE_S)
+    # The first of the track's frames was there.
+    num_frames = asked.calls.count("memory_encoder")
+    assert asked.calls.count("encoder") - 1 == num_frames >= 2
+    assert tools.stats().calls.speculated == 2
+    tools.close()
+
+
+def test_prepared_text_is_found_once_and_reads_the_same(store):
+    reader = ReadText(store, backend="openvino")
+    detected = []
+    detect = reader._engine.detect
+    reader._engine.detect = lambda *arguments: detected.append(1) or detect(*arguments)
+    page = store.add_image(picture("page.png"))
+    reader.prepare(page.id)
+    ahead = reader(page.id)
+    assert len(detected) == 1
+    fresh = ReadText(store, backend="openvino", detection_bytes=0)(page.id)
+    assert ahead.lines == fresh.lines
+    assert ahead.lines
+    part = reader(page.id, (0, 0, 1000, 500))
+    assert len(detected) == 2
+    assert part.lines
+
+
+def test_what_has_no_beginning_is_not_prepared(tools, store):
+    photo = store.add_image(picture("coins.png"))
+    for tool in ("zoom", "segment", "track", "properties", "localize"):
+        assert tools.prepare(tool, photo.id) is None
+    with pytest.raises(ToolInputError, match="media"):
+        tools.prepare("read_text", "no-such-id")
+
+
+def test_a_waiting_preparation_can_be_cancelled(store, read_text):
+    sam2 = Sam2.random("micro", side=256)
+    asked = Asked(sam2)
+    tools = Toolset(
+        store, segmenter=Sam2Segment(sam2), tracker=Sam2Track(sam2), read_text=read_text
+    )
+    photo = store.add_image(picture("coins.png"))
+    with Held(tools):
+        ticket = tools.prepare("segment", photo.id)
+        assert ticket.cancel()
+    assert tools.submit("zoom", photo.id, (0, 0, 500, 500)).result(PATIENCE_S)
+    assert asked.calls == []
+    tools.close()

@@ -8,6 +8,7 @@ Shapes: B = batch, T = tokens, C = channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class DerivedTable(nn.Module):
+class DerivedTable(nn.Module, ABC):
     """A tensor that follows from weights: computed anew in training, once after `bake`.
 
     Training and loading weights drop what was baked, so a stale table is never used.
@@ -28,8 +29,9 @@ class DerivedTable(nn.Module):
         self.register_buffer("table", None, persistent=False)
         self.register_load_state_dict_post_hook(_drop_table)
 
+    @abstractmethod
     def compute(self) -> Tensor:
-        raise NotImplementedError
+        """The table for the present weights."""
 
     def forward(self) -> Tensor:
         return self.compute() if self.table is None else self.table
