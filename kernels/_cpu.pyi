@@ -151,3 +151,11 @@ def linear_backward(
     threads: int,
     simd: str | None = None,
 ) -> None: ...
+def has_tile_attention() -> bool: ...
+def tile_attention(
+    queries: NDArray[np.int16],
+    keys: NDArray[np.int16],
+    values: NDArray[np.int16],
+    bias: NDArray[np.float32] | None,
+    threads: int,
+) -> NDArray[np.int16]: ...

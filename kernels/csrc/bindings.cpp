@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_bindings.h"
 #include "check.h"
 #include "coherence_bindings.h"
 #include "linear_bindings.h"
@@ -133,6 +134,7 @@ PYBIND11_MODULE(_cpu, module) {
              "threads"_a, py::kw_only(), "simd"_a = py::none());
   module.def("region_properties", &pixelis::region_tuple, "mask"_a.noconvert(),
              "image"_a.noconvert(), py::kw_only(), "simd"_a = py::none());
+  pixelis::bind_attention(module);
   pixelis::bind_coherence(module);
   pixelis::bind_linear(module);
   pixelis::bind_pairs(module);

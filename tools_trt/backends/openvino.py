@@ -30,6 +30,9 @@ from pixelis_fast.tools_trt.precision import Precision
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What int8 does not cover runs in fp32."""
 IR_FILE = "model.xml"
+KEPT_KERNELS = 512
+"""Kernels OpenVINO keeps for input sizes it has met, some 60 a size. Its own 5,000 let memory grow
+through thousands of crops (`bench/soak.py`); a size that fell out is prepared anew."""
 
 
 class OpenVinoSession:
@@ -132,6 +135,7 @@ def _compile(model: Any, threads: int, hint: str) -> Any:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
         },
     )
 

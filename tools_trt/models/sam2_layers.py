@@ -3,7 +3,7 @@
 Convention of all attention weights here: queries leave their projection already divided by the
 square root of the head's width, so attention itself scales nothing.
 
-Shapes: B = batch, T = tokens, C = channels.
+Shapes: B = batch, H = heads, N = B·H, T = tokens, M = keys, C = channels, V = width of values.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pixelis_fast.kernels.attention import attention, has_tiles
+
+TILED_SEQUENCES = 8
+"""Sequences of a batch, heads counted, that go to our own kernel one by one."""
 
 
 class DerivedTable(nn.Module, ABC):
@@ -74,13 +79,35 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, bias: Tensor | None =
     """Attention of queries that carry their scale; values may be narrower than keys."""
     width, narrow = q_BHTC.shape[-1], v_BHTC.shape[-1]
     is_eager = not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-    if is_eager and q_BHTC.device.type == "cpu" and narrow < width:
-        # PyTorch's blocked kernel for the CPU wants one width; its other one writes all scores.
-        padded = functional.pad(v_BHTC, (0, width - narrow))
-        return attend(q_BHTC, k_BHTC, padded, bias)[..., :narrow]
+    if is_eager and q_BHTC.device.type == "cpu":
+        if _suits_tiles(q_BHTC, k_BHTC):
+            return _on_tiles(q_BHTC, k_BHTC, v_BHTC, bias)
+        if narrow < width:
+            # PyTorch's blocked kernel for the CPU wants one width; its other one writes all scores.
+            padded = functional.pad(v_BHTC, (0, width - narrow))
+            return attend(q_BHTC, k_BHTC, padded, bias)[..., :narrow]
     return functional.scaled_dot_product_attention(
         q_BHTC, k_BHTC, v_BHTC, attn_mask=bias, scale=1.0
     )
+
+
+def _suits_tiles(q_BHTC: Tensor, k_BHTC: Tensor) -> bool:
+    """Few long sequences, as memory's; each is a call of its own, which many windows would feel."""
+    few = q_BHTC.shape[0] * q_BHTC.shape[1] <= TILED_SEQUENCES
+    learns = torch.is_grad_enabled() and (q_BHTC.requires_grad or k_BHTC.requires_grad)
+    return few and q_BHTC.dtype == torch.bfloat16 and not learns and has_tiles()
+
+
+def _on_tiles(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, bias: Tensor | None) -> Tensor:
+    """Heads as a batch; a bias of the keys alone, as every bias here."""
+    batch, heads = q_BHTC.shape[:2]
+    bias_NM = None
+    if bias is not None:
+        assert bias.shape[1:3] == (1, 1), "a bias of the keys alone"
+        bias_NM = bias.expand(batch, heads, 1, -1).flatten(0, 2)
+    q_NTC, k_NMC, v_NMV = (each.flatten(0, 1) for each in (q_BHTC, k_BHTC, v_BHTC))
+    found = attention(q_NTC, k_NMC, v_NMV, bias_NM)
+    return found.unflatten(0, (batch, heads))
 
 
 def to_maps(x_BTC: Tensor, side: int) -> Tensor:
