@@ -7,6 +7,7 @@ plans are then found by every process of the machine. Other buckets open at thei
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pixelis_fast.tools_trt.engine import Engine, open_engine
@@ -23,14 +24,18 @@ def compile_sam2(
     precision: str = "auto",
     threads: int = 1,
     plan_dir: str | Path | None = None,
+    graphs: Collection[str] | None = None,
 ) -> dict[str, Engine]:
-    """Lets engines run every graph of `sam2` from now on; returns them by graph.
+    """Lets engines run graphs of `sam2` from now on, all or those named; returns them by graph.
 
     Example:
         sam2 = Sam2.load("sam2.1_hiera_tiny.pt")
         for graph, engine in compile_sam2(sam2).items():
             print(graph, engine.report.backend, engine.report.reason)
     """
+    specs = sam2.specs().served()
+    if unknown := set(graphs or ()) - set(specs):
+        raise ValueError(f"graphs: expected some of {sorted(specs)}, got {sorted(unknown)}")
     engines = {
         graph: open_engine(
             spec,
@@ -41,7 +46,8 @@ def compile_sam2(
             plan_dir=plan_dir,
             bucket=spec.buckets[-1] if graph == "memory_attention" else None,
         )
-        for graph, spec in sam2.specs().served().items()
+        for graph, spec in specs.items()
+        if graphs is None or graph in graphs
     }
     sam2.use(engines)
     return engines

@@ -81,3 +81,13 @@ def test_the_tools_serve_it(plan_dir, monkeypatch):
             device="cpu",
             threads=1,
         )
+
+
+def test_only_the_graphs_named_are_compiled(plan_dir):
+    sam2 = Sam2.load(WEIGHTS)
+    options = {"backend": "torch_cpu", "precision": "fp32", "plan_dir": plan_dir}
+    assert set(compile_sam2(sam2, graphs=["encoder"], **options)) == {"encoder"}
+    assert set(sam2.compiled) == {"encoder"}
+    assert sam2.objects_together is None
+    with pytest.raises(ValueError, match="graphs: expected some of"):
+        compile_sam2(sam2, graphs=["encodr"], **options)
