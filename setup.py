@@ -66,6 +66,7 @@ setup(
     package_data={
         "pixelis_fast": ["py.typed"],
         "pixelis_fast.kernels": ["_cpu.pyi"],
+        "pixelis_fast.serve": ["viewer/*"],
         "pixelis_fast.tools_trt.micro": ["*.safetensors", "*.json"],
         DATA: ["*"],
     },

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench.naive_tools import from_data_url, mask_from_json, to_data_url
 from pixelis_fast.agent import Agent
-from pixelis_fast.tools import ToolBox, Workspace
+from pixelis_fast.tools import PendingCall, ToolBox, Workspace
 from pixelis_fast.types import Observation, ToolCall
 
 SAM2_ABLATION = "- SAM2 features"
@@ -27,21 +27,41 @@ READS_OTHERWISE = frozenset({WIDTH_ABLATION})
 """Other padding can change a character: these arms' text is held to be like ours, not equal."""
 
 
+class ResentCall(PendingCall):
+    """A call whose pictures and masks travel back before the policy sees them."""
+
+    def __init__(self, sent: PendingCall, tools: ToolBox) -> None:
+        self._sent, self._tools = sent, tools
+        self._observation: Observation | None = None
+
+    def done(self) -> bool:
+        return self._sent.done()
+
+    def when_done(self, wake: Callable[[], None]) -> None:
+        self._sent.when_done(wake)
+
+    def cancel(self) -> bool:
+        return self._sent.cancel()
+
+    def _observe(self, timeout_s: float | None) -> Observation:
+        observation = self._sent.result(timeout_s)
+        for media in observation.media:
+            resend(self._tools.image(media.id))
+        for mask in observation.masks:
+            mask_from_json(json.dumps({"size": mask.size, "counts": mask.counts}))
+        return observation
+
+
 class ResentTools:
     """A tool box behind a wire; only the time differs, PNG loses nothing."""
 
     def __init__(self, tools: ToolBox) -> None:
         self._tools = tools
 
-    def run(self, call: ToolCall, workspace: Workspace) -> Observation:
+    def submit(self, call: ToolCall, workspace: Workspace, **options: Any) -> PendingCall:
         for picture_HWC in self._sent(call, workspace):
             resend(picture_HWC)
-        observation = self._tools.run(call, workspace)
-        for media in observation.media:
-            resend(self._tools.image(media.id))
-        for mask in observation.masks:
-            mask_from_json(json.dumps({"size": mask.size, "counts": mask.counts}))
-        return observation
+        return ResentCall(self._tools.submit(call, workspace, **options), self._tools)
 
     def _sent(self, call: ToolCall, workspace: Workspace) -> list[np.ndarray]:
         """The picture, or the frame, that a server would be sent with the call."""
@@ -63,14 +83,21 @@ def resend(picture_HWC: np.ndarray) -> None:
 
 def resent(agent: Agent) -> Agent:
     """The agent with its tools behind a wire."""
-    twin = agent.variant(agent.config)
-    twin.rollout.tools = ResentTools(twin.tools)  # type: ignore[assignment]
-    return twin
+    return agent.variant(agent.config, wrap_tools=ResentTools)  # type: ignore[arg-type]
 
 
-def without(**settings: Any) -> Callable[[Agent], Agent]:
-    """Changes settings of the agent itself."""
-    return lambda agent: agent.variant(replace(agent.config, **settings))
+def without_engine(**settings: Any) -> Callable[[Agent], Agent]:
+    """Changes settings of its engine."""
+    return lambda agent: agent.variant(
+        replace(agent.config, engine=replace(agent.config.engine, **settings))
+    )
+
+
+def without_loop(**settings: Any) -> Callable[[Agent], Agent]:
+    """Changes settings of its loop."""
+    return lambda agent: agent.variant(
+        replace(agent.config, loop=replace(agent.config.loop, **settings))
+    )
 
 
 def without_tool(**settings: Any) -> Callable[[Agent], Agent]:
@@ -80,17 +107,24 @@ def without_tool(**settings: Any) -> Callable[[Agent], Agent]:
     )
 
 
-def without_jump_ahead(agent: Agent) -> Agent:
-    rollout = replace(agent.config.rollout, jump_ahead=False)
-    return agent.variant(replace(agent.config, rollout=rollout))
+def without_rollout(**settings: Any) -> Callable[[Agent], Agent]:
+    """Changes settings of its trajectories."""
+    return lambda agent: agent.variant(
+        replace(agent.config, rollout=replace(agent.config.rollout, **settings))
+    )
+
+
+without_jump_ahead = without_rollout(jump_ahead=False)
 
 
 ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
-    "- session KV": without(keep_kv=False),
-    "- prefix cache": without(prefix_cache_bytes=0),
-    "- vision cache": without(vision_cache_bytes=0),
-    "- KV and vision": without(keep_kv=False, vision_cache_bytes=0),
+    "- session KV": without_engine(keep_kv=False),
+    "- prefix cache": without_engine(prefix_cache_bytes=0),
+    "- vision cache": without_engine(vision_cache_bytes=0),
+    "- KV and vision": without_engine(keep_kv=False, vision_cache_bytes=0),
     "- jump-ahead": without_jump_ahead,
+    "- early start": without_loop(early_start=False),
+    "- prefetch": without_loop(prefetch=False),
     "- pixel cache": without_tool(store_bytes=0),
     "- result memo": without_tool(memo_bytes=0),
     WIDTH_ABLATION: without_tool(text_batch_size=6, text_width_step=None),

@@ -5,18 +5,24 @@ The command line, the benchmark and replay build agents here and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pixelis_fast.grammar import ToolGrammar
+from pixelis_fast.loop import Loop, LoopConfig
+from pixelis_fast.loop_patches import PatchDesk
+from pixelis_fast.policy.batch import PackedBatch
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.embed import VisionEmbedder
-from pixelis_fast.policy.engine import Engine
+from pixelis_fast.policy.engine import Engine, EngineConfig
 from pixelis_fast.policy.limits import PRESET_LIMITS, MediaLimits, limits_from_folder
 from pixelis_fast.policy.model import Policy
+from pixelis_fast.policy.positions import mrope_positions
+from pixelis_fast.policy.quantize import quantize_policy
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.policy.tokenizer import Tokenizer
 from pixelis_fast.policy.weights import load_policy, random_policy
@@ -24,10 +30,13 @@ from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.rollout import Rollout, RolloutConfig
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
+from pixelis_fast.types import Sample
 from pixelis_fast.views import Views
 
 MEASURING_PRESETS = frozenset({"unit", "bench-36m"})
 """Presets that nobody trained: they exist to be measured."""
+PROBE_TOKENS = 256
+WrapTools = Callable[[ToolBox], ToolBox]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -42,16 +51,20 @@ class AgentConfig:
     weights_seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    int8: bool = False
+    """The decoder's matrices in int8, once they agree with bfloat16 on the tools' own prompt; for
+    few sessions at a time, and not to train."""
     threads: int = 1
-    keep_kv: bool = True
-    vision_cache_bytes: int = 1 << 30
-    prefix_cache_bytes: int = 1 << 28
+    engine: EngineConfig = field(default_factory=EngineConfig)
     tools: ToolConfig = field(default_factory=ToolConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {sorted(DTYPES)}, got {self.dtype!r}")
+        if self.int8 and self.dtype != "bfloat16":
+            raise ValueError(f"int8: expected dtype bfloat16 with it, got {self.dtype}")
         if self.threads < 1:
             raise ValueError(f"threads: expected >= 1, got {self.threads}")
 
@@ -62,19 +75,27 @@ class AgentConfig:
     @property
     def policy_settings(self) -> tuple[Any, ...]:
         """What decides which weights lie where."""
-        return self.policy, self.has_random_weights, self.weights_seed, self.device, self.dtype
+        source = self.policy, self.has_random_weights, self.weights_seed
+        return *source, self.device, self.dtype, self.int8
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> AgentConfig:
+        row = with_engine(row)
         known = {f.name for f in fields(cls)}
         if unknown := set(row) - known:
             raise ValueError(f"agent: expected keys of {sorted(known)}, got {sorted(unknown)}")
         rollout = dict(row["rollout"])
         rollout["sampling"] = Sampling(**rollout["sampling"])
-        nested = {"tools": ToolConfig(**row["tools"]), "rollout": RolloutConfig(**rollout)}
+        rollout["call_sampling"] = optional_sampling(rollout.get("call_sampling"))
+        nested = {
+            "engine": EngineConfig(**row["engine"]),
+            "tools": ToolConfig(**row["tools"]),
+            "rollout": RolloutConfig(**rollout),
+            "loop": LoopConfig(**row.get("loop", {})),
+        }
         return cls(**row | nested)
 
 
@@ -102,6 +123,8 @@ class Agent:
     tools: ToolBox
     views: Views
     engine: Engine
+    loop: Loop
+    """Not started: `with agent.loop:` runs its thread. `rollout` is a front over it."""
     rollout: Rollout
     degraded: tuple[str, ...]
     """What is second best in this agent, one sentence each."""
@@ -114,23 +137,30 @@ class Agent:
     def tokenizer(self) -> Tokenizer:
         return self.opened.tokenizer
 
-    def variant(self, config: AgentConfig) -> Agent:
+    def variant(self, config: AgentConfig, *, wrap_tools: WrapTools | None = None) -> Agent:
         """The same policy, in memory once, under other settings of engine, tools and loop."""
         if config.policy_settings != self.config.policy_settings:
             raise ValueError(
                 f"variant: expected the policy {self.config.policy_settings}, "
                 f"got {config.policy_settings}"
             )
-        return assemble(config, self.opened)
+        return assemble(config, self.opened, wrap_tools=wrap_tools)
 
 
 def build_agent(config: AgentConfig) -> Agent:
-    """Loads or makes the policy, opens the tools, and wires the loop."""
+    """Loads or makes the policy, opens the tools, and wires the loop.
+
+    AgreementError (a ValueError) when int8 weights say something else than those they replace.
+    """
     torch.set_num_threads(config.threads)
-    return assemble(config, open_policy(config))
+    opened = open_policy(config)
+    return assemble(config, in_int8(opened) if config.int8 else opened)
 
 
-def assemble(config: AgentConfig, opened: OpenPolicy) -> Agent:
+def assemble(
+    config: AgentConfig, opened: OpenPolicy, *, wrap_tools: WrapTools | None = None
+) -> Agent:
+    """`wrap_tools` may stand something before the tools; a benchmark puts a wire there."""
     policy, tokenizer, limits = opened.policy, opened.tokenizer, opened.limits
     tools = open_tools(
         config.tools,
@@ -139,15 +169,17 @@ def assemble(config: AgentConfig, opened: OpenPolicy) -> Agent:
         device=config.device,
         threads=config.threads,
     )
+    if wrap_tools is not None:
+        tools = wrap_tools(tools)
     views = Views(tools, limits, threads=config.threads)
+    patches = PatchDesk(views.patches)
     engine = Engine(
         policy,
-        views.patches,
-        keep_kv=config.keep_kv,
-        vision_cache_bytes=config.vision_cache_bytes,
-        prefix_cache_bytes=config.prefix_cache_bytes,
+        patches.take,
+        config=config.engine,
+        version=policy_version(config),
     )
-    rollout = Rollout(
+    loop = Loop(
         engine,
         tools,
         tokenizer=tokenizer,
@@ -159,11 +191,12 @@ def assemble(config: AgentConfig, opened: OpenPolicy) -> Agent:
             max_thought_tokens=config.rollout.max_thought_tokens,
         ),
         views=views,
-        config=config.rollout,
-        policy_version=policy_version(config),
+        patches=patches,
+        config=config.loop,
     )
+    rollout = Rollout(loop, config=config.rollout)
     degraded = tuple(random_note(config)) + tools.degraded
-    return Agent(config, opened, tools, views, engine, rollout, degraded)
+    return Agent(config, opened, tools, views, engine, loop, rollout, degraded)
 
 
 def open_policy(config: AgentConfig) -> OpenPolicy:
@@ -182,6 +215,15 @@ def open_policy(config: AgentConfig) -> OpenPolicy:
     return OpenPolicy(policy, Tokenizer.from_folder(folder), limits_from_folder(folder))
 
 
+def in_int8(opened: OpenPolicy) -> OpenPolicy:
+    """Held against the weights as they are, on the beginning of the tools' prompt."""
+    prompt = PromptBuilder(opened.tokenizer, TOOL_SCHEMAS)
+    ids = prompt.opening(Sample("", (), ""), []).ids[:PROBE_TOKENS]
+    positions_3N, _ = mrope_positions([len(ids)], 0)
+    probe = PackedBatch(torch.tensor(ids), positions_3N, [len(ids)])
+    return replace(opened, policy=quantize_policy(opened.policy, [probe]))
+
+
 def random_preset(config: AgentConfig, *, device: torch.device, dtype: torch.dtype) -> OpenPolicy:
     if not config.has_random_weights:
         raise ValueError(
@@ -198,6 +240,19 @@ def random_preset(config: AgentConfig, *, device: torch.device, dtype: torch.dty
     )
     policy = random_policy(preset, device=device, dtype=dtype, seed=config.weights_seed)
     return OpenPolicy(policy, tokenizer, PRESET_LIMITS[config.policy])
+
+
+def with_engine(row: dict[str, Any]) -> dict[str, Any]:
+    """The engine's settings in one place; older traces have three of them among the agent's."""
+    if "engine" in row:
+        return row
+    older = ("keep_kv", "vision_cache_bytes", "prefix_cache_bytes")
+    rest = {key: value for key, value in row.items() if key not in older}
+    return rest | {"engine": {key: row[key] for key in older if key in row}}
+
+
+def optional_sampling(row: dict[str, Any] | None) -> Sampling | None:
+    return None if row is None else Sampling(**row)
 
 
 def policy_version(config: AgentConfig) -> str:

@@ -1,14 +1,16 @@
-"""`pixelis ask | rollout | doctor`: the command line. Prints results; knows no mechanism.
+"""`pixelis ask | rollout | serve | doctor`: the command line. Prints results; knows no mechanism.
 
 pixelis ask picture.png "What does the sign say?"
 pixelis rollout questions.jsonl --out runs/first
 pixelis rollout --replay runs/first
+pixelis serve --policy qwen3-vl-8b-folder --media-root pictures
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,6 +32,7 @@ console = Console()
 warnings = Console(stderr=True)
 
 Options = Callable[[], AgentConfig]
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 @app.command()
@@ -79,6 +82,43 @@ def rollout(
 
 
 @app.command()
+@takes_agent_options
+def serve(
+    options: Options,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name for clients; without, the policy's.")
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Folder whose files clients may name by file: URLs.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="PIXELIS_API_KEY", help="What clients send as a bearer token."),
+    ] = None,
+    max_requests: Annotated[
+        int, typer.Option(help="Completions running or waiting; above, clients get 429.")
+    ] = 128,
+    timeout: Annotated[float, typer.Option(help="Seconds per request, waiting included.")] = 300.0,
+    trace_mib: Annotated[int, typer.Option(help="Budget of kept traces; 0 keeps none.")] = 256,
+) -> None:
+    """Serves the agent over HTTP, as OpenAI's chat completions, with a viewer of its traces."""
+    with plain_errors():
+        run_server(
+            options(),
+            host=host,
+            port=port,
+            name=name,
+            media_root=media_root,
+            api_key=api_key,
+            max_requests=max_requests,
+            request_timeout_s=timeout,
+            trace_bytes=trace_mib << 20,
+        )
+
+
+@app.command()
 def doctor(
     sam2: Annotated[str | None, typer.Option(help="SAM2 weights to judge the tools by.")] = None,
 ) -> None:
@@ -107,6 +147,33 @@ def open_agent(config: AgentConfig) -> Agent:
     for note in agent.degraded:
         warnings.print(f"[yellow]degraded:[/yellow] {escape(note)}")
     return agent
+
+
+def run_server(config: AgentConfig, *, media_root: Path | None, **settings: Any) -> None:
+    """Listens before the agent is built: a taken port is told at once."""
+    try:
+        from pixelis_fast.serve.config import MediaRules, ServeConfig
+        from pixelis_fast.serve.server import bind, serve
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"serve: expected the package {error.name}, got none; pip install 'pixelis-fast[serve]'"
+        ) from error
+    served = ServeConfig(media=MediaRules(root=media_root), **settings)
+    # Nearly all of a chat's 1,500 tokens of prompt are kept ones: counted against a budget per
+    # forward, they would let one client in at a time.
+    config = replace(config, loop=replace(config.loop, prefill_tokens=None))
+    with bind(served) as listening:
+        agent = open_agent(config)
+        host, port, *_ = listening.getsockname()
+        if host not in LOOPBACK and served.api_key is None:
+            warnings.print(
+                f"[yellow]open:[/yellow] {host} is no loopback address, and no key is set"
+            )
+        shown = escape(f"[{host}]" if ":" in host else host)
+        console.print(
+            f"serving on http://{shown}:{port}/v1; traces, /health and /metrics beside it"
+        )
+        serve(agent, served, listening)
 
 
 def run_samples(path: Path, config: AgentConfig, *, out: Path) -> None:

@@ -140,7 +140,7 @@ def turn_lark(schemas: Mapping[str, Schema], *, with_thought: bool) -> str:
     No length is bounded here but the query's: a bounded thought multiplies the lexer's states.
     """
     calls = [
-        f"{_literal(name + ARGUMENTS)} {_value(argument_schema(tool))}"
+        f"{_literal(name + ARGUMENTS)} {json_value(argument_schema(tool))}"
         for name, tool in schemas.items()
     ]
     head, tail = _literal(CALL_HEAD), _literal(CALL_TAIL)
@@ -184,7 +184,7 @@ def _literal(text: str) -> str:
     return json.dumps(text)
 
 
-def _value(schema: Schema) -> str:
+def json_value(schema: Schema) -> str:
     """One JSON value of a schema, as Lark: the subset of JSON schema that the tools use."""
     kind = schema["type"]
     if kind == "object":
@@ -220,13 +220,13 @@ def _object(schema: Schema) -> str:
 
 
 def _member(schema: Schema, key: str) -> str:
-    return f"{_literal(json.dumps(key) + ':')} {_value(schema['properties'][key])}"
+    return f"{_literal(json.dumps(key) + ':')} {json_value(schema['properties'][key])}"
 
 
 def _array(schema: Schema) -> str:
     if schema["minItems"] != schema["maxItems"]:
         raise ValueError(f"tool schema: expected a list of fixed length, got {schema}")
-    items = f" {_literal(',')} ".join([_value(schema["items"])] * schema["minItems"])
+    items = f" {_literal(',')} ".join([json_value(schema["items"])] * schema["minItems"])
     return f"{_literal('[')} {items} {_literal(']')}"
 
 

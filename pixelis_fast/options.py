@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pixelis_fast.agent import AgentConfig
+from pixelis_fast.policy.engine import EngineConfig
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.tools import ToolConfig
@@ -23,6 +24,9 @@ def agent_config(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8 weights in the decoder; with --dtype bfloat16.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Compute threads on the CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of sampling and of random weights.")] = 0,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
@@ -32,6 +36,18 @@ def agent_config(
     max_tokens: Annotated[int, typer.Option(help="Generated tokens per question.")] = 512,
     max_thought: Annotated[int, typer.Option(help="Tokens of thought per turn.")] = 128,
     max_time: Annotated[float, typer.Option(help="Seconds per question.")] = 120.0,
+    kv_bytes: Annotated[
+        int | None,
+        typer.Option(help="Bytes for keys and values on the device; without, no limit."),
+    ] = None,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            help="Let a batch's questions go on while others wait for tools: faster, "
+            "but a replay may then differ in the last bits.",
+        ),
+    ] = False,
     sam2: Annotated[
         str | None,
         typer.Option(help="SAM2 weights: a folder, a .pt file, or 'random'; without, classical."),
@@ -46,7 +62,9 @@ def agent_config(
         weights_seed=seed,
         device=device,
         dtype=dtype,
+        int8=int8,
         threads=threads,
+        engine=EngineConfig(kv_bytes=kv_bytes),
         tools=ToolConfig(sam2=sam2, sam2_model=sam2_model),
         rollout=RolloutConfig(
             max_steps=max_steps,
@@ -54,6 +72,7 @@ def agent_config(
             max_time_s=max_time,
             max_thought_tokens=max_thought,
             sampling=sampling,
+            overlap=overlap,
         ),
     )
 

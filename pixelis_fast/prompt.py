@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pixelis_fast.conversation import Conversation, template_messages
 from pixelis_fast.policy.tokenizer import SPECIAL_STRINGS, Tokenizer
 from pixelis_fast.types import MediaKind, Sample
 
@@ -28,6 +29,8 @@ SYSTEM_PROMPT = (
 QUESTION, TURN, OBSERVATION = "QuestionMarker7F3A", "TurnMarker7F3A", "ObservationMarker7F3A"
 """Stand for contents while a template is rendered; letters and digits survive any jinja filter."""
 
+MAX_HEADS = 64
+"""System turns kept encoded; clients of a server bring tools of their own."""
 Message = dict[str, Any]
 
 
@@ -91,16 +94,22 @@ class PromptBuilder:
         self._tools = list(schemas.values())
         self._pad_ids = {self._pad_id(kind) for kind in MediaKind}
         self._rendered: dict[tuple[str, ...], str] = {}
+        self._heads: dict[str, list[int]] = {}
         self._check_append_only()
 
     def opening(self, sample: Sample, media_tokens: Sequence[MediaTokens]) -> Piece:
-        """System turn with the tools, the user's media and question, the first assistant header."""
+        """System turn with the tools, the user's media and question, the first assistant header.
+
+        A Conversation opens with all of its messages instead.
+        """
         kinds = [media.kind for media in sample.media]
         if kinds != [tokens.kind for tokens in media_tokens]:
             raise ValueError(
                 f"media_tokens: expected the kinds {[kind.value for kind in kinds]}, "
                 f"got {[tokens.kind.value for tokens in media_tokens]}"
             )
+        if isinstance(sample, Conversation):
+            return self._conversation(sample, media_tokens)
         text = self._render_opening(kinds)
         return self._encode(text, {QUESTION: sample.question}, media_tokens)
 
@@ -108,6 +117,13 @@ class PromptBuilder:
         """What follows a turn's <|im_end|>: the tool's response and the next assistant header."""
         rendered = self._render_observation([tokens.kind for tokens in media_tokens])
         return self._encode(rendered, {OBSERVATION: text}, media_tokens)
+
+    def _conversation(
+        self, conversation: Conversation, media_tokens: Sequence[MediaTokens]
+    ) -> Piece:
+        messages, contents = template_messages(conversation, system=SYSTEM_PROMPT)
+        tools = self._tools if conversation.tools is None else list(conversation.tools.values())
+        return self._encode(self._render(messages, tools=tools), contents, media_tokens)
 
     def _render_opening(self, kinds: Sequence[MediaKind]) -> str:
         key = ("opening", *(kind.value for kind in kinds))
@@ -134,9 +150,12 @@ class PromptBuilder:
             )
         return after
 
-    def _render(self, messages: list[Message]) -> str:
+    def _render(
+        self, messages: list[Message], *, tools: Sequence[dict[str, Any]] | None = None
+    ) -> str:
+        offered = self._tools if tools is None else list(tools)
         return self._tokenizer.hf.apply_chat_template(
-            messages, tools=self._tools, tokenize=False, add_generation_prompt=True
+            messages, tools=offered or None, tokenize=False, add_generation_prompt=True
         )
 
     def _check_append_only(self) -> None:
@@ -163,8 +182,21 @@ class PromptBuilder:
                     f"chat template: expected each content once, got {rendered.count(marker)} times"
                 )
         text = self._expand_videos(rendered, media_tokens)
-        ids = self._tokenizer.encode_structure(text, contents)
-        return self._repeat_pads(ids, media_tokens)
+        return self._repeat_pads(self._encode_text(text, contents), media_tokens)
+
+    def _encode_text(self, text: str, contents: Mapping[str, str]) -> list[int]:
+        """The system turn with its tools, most of a prompt and always the same, is kept encoded.
+
+        Special tokens are boundaries of their own: the ids are those of the text encoded at once.
+        """
+        head, end, rest = text.partition(SPECIAL_STRINGS["im_end"])
+        if not end or any(marker in head for marker in contents):
+            return self._tokenizer.encode_structure(text, contents)
+        if head not in self._heads:
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[head] = self._tokenizer.encode_structure(head + end)
+        return self._heads[head] + self._tokenizer.encode_structure(rest, contents)
 
     def _expand_videos(self, rendered: str, media_tokens: Sequence[MediaTokens]) -> str:
         """One span with its timestamp per frame pair, for each video in order."""

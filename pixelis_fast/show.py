@@ -29,6 +29,8 @@ def chain_tree(
     status = trajectory.status.value if trajectory.status else "running"
     answer = "no answer" if trajectory.answer is None else escape(trajectory.answer)
     tree.add(f"[bold green]{answer}[/bold green] ({status})")
+    if trajectory.error is not None:
+        tree.add(f"[red]{escape(trajectory.error)}[/red]")
     return tree
 
 

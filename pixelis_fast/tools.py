@@ -54,10 +54,13 @@ from pixelis_fast.types import Mask, Media, MediaKind, Observation, ToolCall
 __all__ = [
     "FrameEmbedder",
     "MediaStore",
+    "PendingCall",
+    "Preparation",
     "ToolBox",
     "ToolConfig",
     "ToolError",
     "ToolResult",
+    "Workspace",
     "describe_tools",
     "error_observation",
     "open_tools",
@@ -114,6 +117,10 @@ class PendingCall:
     def done(self) -> bool:
         return self._ticket.done()
 
+    def when_done(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` once the call is done, from the thread that ran it; at once if it is."""
+        self._ticket.add_done_callback(lambda _: wake())
+
     def cancel(self) -> bool:
         """Whether the call will not run; what runs already finishes and is kept."""
         return self._ticket.cancel()
@@ -132,6 +139,31 @@ class PendingCall:
         answer = result if self._ticket.source == "ran" else recalled(result)
         queue_ms = answer.stage_ms.queue + self._ticket.spans["queue"]
         return self._tell(replace(answer, stage_ms=replace(answer.stage_ms, queue=queue_ms)))
+
+
+@dataclass
+class Preparation:
+    """What a tool does to a picture before anybody has called it.
+
+    Example:
+        preparation = tools.prepare("segment", media)
+    """
+
+    operation: str
+    media_id: str
+    time_s: float | None
+    ticket: Ticket
+    is_used: bool = False
+    """A call of this tool on this picture came."""
+
+    @property
+    def is_new(self) -> bool:
+        """Nothing of it was there or under way already."""
+        return self.ticket.source == "ran"
+
+    def cancel(self) -> bool:
+        """Whether it will not run."""
+        return self.ticket.cancel()
 
 
 class ToolBox:
@@ -185,6 +217,14 @@ class ToolBox:
             **request.options,
         )
         return PendingCall(ticket, request.tell)
+
+    def prepare(
+        self, operation: str, media: Media, *, time_s: float | None = None
+    ) -> Preparation | None:
+        """Begins what the tool needs of a picture or frame whatever it is asked; None where there
+        is nothing to begin. Runs when nothing else waits."""
+        ticket = self.toolset.prepare(operation, media.id, time_s=time_s)
+        return None if ticket is None else Preparation(operation, media.id, time_s, ticket)
 
     def add_media(self, path: Path) -> Media:
         """Stores an image or a video file; ToolInputError when it cannot be decoded."""

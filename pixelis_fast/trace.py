@@ -96,6 +96,8 @@ def trajectory_from_json(row: dict[str, Any]) -> Trajectory:
         steps=[step_from_json(step) for step in row["steps"]],
         answer=row["answer"],
         status=RolloutStatus(row["status"]) if row["status"] else None,
+        # Traces from before one request could fail alone have no such key.
+        error=row.get("error"),
         stage_ms=row["stage_ms"],
     )
 
@@ -111,6 +113,7 @@ def step_from_json(row: dict[str, Any]) -> Step:
         end=row["end"],
         call=ToolCall(**call) if call else None,
         observation=observation_from_json(observation) if observation else None,
+        embedding=tuple(row["embedding"]) if row.get("embedding") else None,
     )
 
 

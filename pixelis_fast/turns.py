@@ -75,6 +75,18 @@ class TurnParser:
         """True once <|im_end|> was pushed."""
         return self._end is not None
 
+    @property
+    def text(self) -> str:
+        """The turn so far; bytes that are no character yet are U+FFFD."""
+        return bytes(self._bytes).decode("utf-8", "replace")
+
+    @property
+    def open_call(self) -> str | None:
+        """The JSON of a call in progress; None outside of one, and once anything was wrong."""
+        if self._call_start is None or self._call_end is not None or self._error is not None:
+            return None
+        return bytes(self._bytes[self._call_start :]).decode("utf-8", "replace")
+
     def push(self, token_id: int) -> None:
         if self.is_done:
             self._fail("expected nothing after <|im_end|>, got more tokens")

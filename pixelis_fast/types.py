@@ -36,9 +36,17 @@ class RolloutStatus(Enum):
     TRUNCATED_MAX_STEPS = "truncated_max_steps"
     TRUNCATED_MAX_TOKENS = "truncated_max_tokens"
     TRUNCATED_MAX_TIME = "truncated_max_time"
+    STOPPED = "stopped"
+    """At a stop string of the request."""
+    CALLED = "called"
+    """At a call that the caller runs."""
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    """By an error of its own; the trajectory keeps its text."""
 
     def is_truncated(self) -> bool:
-        return self is not RolloutStatus.ANSWERED
+        """By one of its limits."""
+        return self.value.startswith("truncated")
 
 
 class MediaKind(Enum):
@@ -156,6 +164,10 @@ class Step:
     """None for the answer turn and for a call that did not parse."""
     observation: Observation | None = None
     """None for the answer turn."""
+    embedding: tuple[float, ...] | None = None
+    """z_t: the mean of the policy's last hidden states over the step's tokens, observation
+    included; of the answer turn over those that were computed, which its last token is not. None
+    where nobody asked for it."""
 
 
 @dataclass
@@ -178,5 +190,7 @@ class Trajectory:
     answer: str | None = None
     status: RolloutStatus | None = None
     """None while running."""
+    error: str | None = None
+    """What ended it, where the status is FAILED."""
     stage_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds by stage: vision, prefill, decode, parse, tool.<name>.<part>, …"""

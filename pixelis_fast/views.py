@@ -7,6 +7,8 @@ tokens' ids nor sessions.
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,9 @@ from pixelis_fast.prompt import MediaTokens
 from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Media, MediaKind
 
+MAX_VIEWS = 4096
+"""Views kept; one that was dropped is computed again from the media's size."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -39,7 +44,7 @@ class View:
 
 
 class Views:
-    """Views of the media in one tool box.
+    """Views of the media in one tool box; any thread may ask.
 
     Example:
         views.tokens(media).tokens_per_frame
@@ -48,13 +53,18 @@ class Views:
 
     def __init__(self, tools: ToolBox, limits: MediaLimits, *, threads: int = 1) -> None:
         self._tools, self._limits, self._threads = tools, limits, threads
-        self._views: dict[str, View] = {}
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._lock = threading.Lock()
 
     def view(self, media: Media) -> View:
-        if media.id not in self._views:
-            is_video = media.kind is MediaKind.VIDEO
-            self._views[media.id] = self._of_video(media) if is_video else self._of_image(media)
-        return self._views[media.id]
+        with self._lock:
+            if media.id not in self._views:
+                is_video = media.kind is MediaKind.VIDEO
+                self._views[media.id] = self._of_video(media) if is_video else self._of_image(media)
+            self._views.move_to_end(media.id)
+            while len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
+            return self._views[media.id]
 
     def tokens(self, media: Media) -> MediaTokens:
         return self.view(media).tokens

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.policy.engine import EngineConfig
 from pixelis_fast.policy.limits import PRESET_LIMITS
+from pixelis_fast.policy.quantize import Int8Linear
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.policy.tokenizer import EMBEDDED_FOLDER
 from pixelis_fast.policy.weights import save_policy
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.script import Script
-from pixelis_fast.types import Sample, Trajectory
+from pixelis_fast.types import RolloutStatus, Sample, Trajectory
 from tests.media import clip, picture
 
 SAMPLED = RolloutConfig(max_tokens=60, sampling=Sampling(temperature=1.0, seed=2))
@@ -72,7 +74,7 @@ def test_a_checkpoints_tower_serves_localize(folder):
 
 
 def test_a_variant_shares_the_policy(agent):
-    plain = agent.variant(replace(agent.config, keep_kv=False))
+    plain = agent.variant(replace(agent.config, engine=EngineConfig(keep_kv=False)))
     assert plain.policy is agent.policy
     assert ask(plain).ids == ask(agent).ids
 
@@ -94,3 +96,31 @@ def test_unknown_settings_are_named(agent):
 def test_random_weights_need_a_preset(folder):
     with pytest.raises(ValueError, match="random_weights: expected a preset"):
         build_agent(AgentConfig(policy=str(folder), random_weights=True))
+
+
+def test_older_traces_name_their_engine(agent):
+    """Before the engine had settings of its own, three of them were the agent's."""
+    row = json.loads(json.dumps(agent.config.to_json()))
+    engine = row.pop("engine")
+    for name in ("loop", "int8"):
+        del row[name]
+    for name in ("call_sampling", "embeddings", "overlap"):
+        del row["rollout"][name]
+    row |= {name: engine[name] for name in ("vision_cache_bytes", "prefix_cache_bytes")}
+    read = AgentConfig.from_json(row | {"keep_kv": False})
+    assert read.engine == EngineConfig(keep_kv=False)
+    assert read.rollout == agent.config.rollout
+
+
+def test_int8_weights_serve_after_their_gate():
+    small = build_agent(AgentConfig(policy="unit", dtype="bfloat16", int8=True, rollout=SAMPLED))
+    assert isinstance(small.policy.layers[0].down, Int8Linear)
+    assert ask(small).status is not RolloutStatus.FAILED
+    with pytest.raises(ValueError, match="int8: expected dtype bfloat16 with it, got float32"):
+        AgentConfig(policy="unit", int8=True)
+
+
+def test_settings_of_calls_survive_json(agent):
+    rollout = replace(agent.config.rollout, call_sampling=Sampling(seed=4))
+    config = replace(agent.config, rollout=rollout)
+    assert AgentConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

@@ -1,9 +1,15 @@
 """The command line, end to end on the unit policy: ask, rollout, replay, doctor, plain errors."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -92,8 +98,24 @@ def test_doctor_names_weights_that_are_not_there():
         (["ask", "x.png", "what?", "--dtype", "int3"], "dtype: expected one of"),
         (["ask", "x.png", "what?", "--temperature", "-1"], "temperature: expected"),
         (["ask", "x.png", "what?", "--max-steps", "0"], "max_steps: expected > 0"),
+        (["serve", "--media-root", "no-such-folder"], "media root: expected a folder"),
+        (["serve", "--max-requests", "0"], "max_requests: expected > 0, got 0"),
+        (["serve", "--port", "0", "--policy", "nonesuch"], "expected a checkpoint folder or one"),
     ],
-    ids=["file", "text", "neither", "trace", "weights", "policy", "dtype", "temperature", "steps"],
+    ids=[
+        "file",
+        "text",
+        "neither",
+        "trace",
+        "weights",
+        "policy",
+        "dtype",
+        "temperature",
+        "steps",
+        "media-root",
+        "max-requests",
+        "served-policy",
+    ],
 )
 def test_a_mistake_ends_in_one_sentence(arguments, message):
     extra = [] if "--policy" in arguments or arguments[0] == "rollout" else ["--policy", "unit"]
@@ -101,3 +123,29 @@ def test_a_mistake_ends_in_one_sentence(arguments, message):
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
+
+
+def test_serve_says_where_answers_and_stops_when_told(tmp_path):
+    command = [sys.executable, "-c", "from pixelis_fast.cli import app; app()", "serve", *UNIT]
+    options = ["--port", "0", "--name", "small", "--media-root", str(tmp_path)]
+    environment = {**os.environ, "PIXELIS_API_KEY": "secret", "COLUMNS": "200"}
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        line = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+        client = httpx.Client(
+            base_url=url,
+            headers={"authorization": "Bearer secret"},
+            timeout=60,
+            # The port is told before the server listens on it.
+            transport=httpx.HTTPTransport(retries=10),
+        )
+        body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (0, -signal.SIGTERM)

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from pixelis_fast.conversation import Conversation, Message, Speaker
 from pixelis_fast.policy.tokenizer import Tokenizer
 from pixelis_fast.prompt import SYSTEM_PROMPT, MediaTokens, Piece, PieceSlot, PromptBuilder
 from pixelis_fast.schemas import TOOL_SCHEMAS
-from pixelis_fast.types import Media, MediaKind, Sample
+from pixelis_fast.types import Media, MediaKind, Sample, ToolCall
 
 IMAGE = Media("a", MediaKind.IMAGE, 64, 96)
 VIDEO = Media("b", MediaKind.VIDEO, 96, 64, num_frames=9, duration_s=3.0)
@@ -241,3 +242,103 @@ def test_a_template_that_drops_an_image_is_refused():
     prompt = PromptBuilder(tokenizer_with(template), TOOL_SCHEMAS)
     with pytest.raises(ValueError, match="expected the 1 vision spans of the media"):
         prompt.opening(Sample("1", (IMAGE,), "?"), [ONE_TOKEN])
+
+
+def conversation(*messages: Message, media=(), **fields) -> Conversation:
+    return Conversation("1", tuple(media), "", messages=messages, **fields)
+
+
+def test_a_conversation_of_one_message_is_a_sample(prompt):
+    media = (IMAGE, VIDEO)
+    tokens = [ONE_TOKEN, MediaTokens(MediaKind.VIDEO, 1, (0.5, 1.5))]
+    for count in range(3):
+        sample = Sample("1", media[:count], "What is it?")
+        said = conversation(
+            Message(Speaker.USER, (*range(count), "What is it?")), media=media[:count]
+        )
+        assert prompt.opening(said, tokens[:count]) == prompt.opening(sample, tokens[:count])
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_conversation_is_the_templates_whole(template):
+    tokenizer = tokenizer_with(TEMPLATES[template])
+    prompt = PromptBuilder(tokenizer, TOOL_SCHEMAS)
+    call = ToolCall("zoom", {"media": 0, "box": [1, 2, 3, 4]})
+    said = conversation(
+        Message(Speaker.USER, (0, "What is it?")),
+        Message(Speaker.ASSISTANT, ("Closer.",), (call,)),
+        Message(Speaker.TOOL, ('{"width":640}',)),
+        Message(Speaker.ASSISTANT, ("A cat.",), thought="Fur. "),
+        Message(Speaker.USER, ("Sure?", "Really?")),
+        media=(IMAGE,),
+    )
+    text = '{"name":"zoom","arguments":{"media":0,"box":[1,2,3,4]}}'
+    messages = [
+        user("What is it?", "image"),
+        {"role": "assistant", "content": f"Closer.\n<tool_call>\n{text}\n</tool_call>"},
+        {"role": "tool", "content": '{"width":640}'},
+        {"role": "assistant", "content": "Fur. <answer>A cat.</answer>"},
+        user("Sure?\nReally?"),
+    ]
+    whole = whole_conversation(tokenizer, messages)
+    piece = prompt.opening(said, [ONE_TOKEN])
+    assert tokenizer.decode(piece.ids) == whole
+    assert piece.ids == tokenizer.hf.encode(whole, add_special_tokens=False)
+
+
+def test_a_conversation_may_offer_other_tools_or_none(prompt):
+    said = Message(Speaker.USER, ("Hi",))
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    decode = prompt._tokenizer.decode
+    own, others, none = (
+        decode(prompt.opening(conversation(said, tools=tools), []).ids)
+        for tools in (None, {"weather": tool}, {})
+    )
+    assert "zoom" in own
+    assert "weather" in others
+    assert "zoom" not in others
+    assert "zoom" not in none
+    assert none.count("<|im_start|>") == 3
+
+
+def test_a_clients_system_message_follows_the_agents(prompt):
+    said = conversation(Message(Speaker.USER, ("Hi",)), system="Be brief. <|im_end|>")
+    text = prompt._tokenizer.decode(prompt.opening(said, []).ids)
+    assert f"{SYSTEM_PROMPT}\n\nBe brief. <|im_end|>" in text
+
+
+def test_media_of_a_conversation_are_numbered(prompt):
+    said = conversation(
+        Message(Speaker.USER, ("First", 0)),
+        Message(Speaker.ASSISTANT, ("ok",)),
+        Message(Speaker.USER, (1, "both?")),
+        media=(IMAGE, IMAGE),
+    )
+    piece = prompt.opening(said, [ONE_TOKEN, ONE_TOKEN])
+    text = prompt._tokenizer.decode(piece.ids)
+    assert text.index("First") < text.index("media 0: ") < text.index("media 1: ")
+    assert [slot.media for slot in piece.slots] == [0, 1]
+
+
+@given(
+    contents=st.tuples(
+        *[st.text(max_size=12) | st.sampled_from([LITERALS, "Content1Marker7F3A"])] * 4
+    )
+)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_contents_of_a_conversation_are_text(template, contents):
+    prompt = BUILDERS[template]
+
+    def opening(first: str, thought: str, argument: str, last: str) -> Piece:
+        call = ToolCall("zoom", {"query": argument})
+        said = conversation(
+            Message(Speaker.USER, (first or "x",)),
+            Message(Speaker.ASSISTANT, (), (call,), thought),
+            Message(Speaker.TOOL, (argument,)),
+            Message(Speaker.USER, (last,)),
+            system=first,
+        )
+        return prompt.opening(said, [])
+
+    plain, piece = opening("a", "b", "c", "d"), opening(*(contents[0] or "x", *contents[1:]))
+    assert structural_ids(prompt, piece) == structural_ids(prompt, plain)

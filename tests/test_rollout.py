@@ -8,6 +8,7 @@ import torch
 
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.policy.batch import PackedBatch
+from pixelis_fast.policy.engine import EngineConfig
 from pixelis_fast.policy.positions import mrope_positions
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import Rollout, RolloutConfig
@@ -104,8 +105,7 @@ def test_switches_do_not_change_tokens(sample):
         AgentConfig(
             policy="unit",
             random_weights=True,
-            keep_kv=False,
-            vision_cache_bytes=0,
+            engine=EngineConfig(keep_kv=False, vision_cache_bytes=0),
             rollout=SAMPLED,
         )
     )

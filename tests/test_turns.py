@@ -1,5 +1,7 @@
 """Roles, call, answer or error from a turn's tokens; no ids can raise."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,23 @@ def test_argument_brackets_inside_strings_do_not_count():
     assert parse_text(text).call.arguments["query"] == 'a"}]{ \\'
     assert text_by_role(text)[TokenRole.ARGUMENT].startswith('media":0')
     assert text_by_role(text)[TokenRole.ARGUMENT].rstrip().endswith('"}}')
+
+
+def test_the_call_in_progress():
+    """Its JSON so far, between its tags and while nothing is wrong."""
+    parser, seen = TurnParser(TOKENIZER), []
+    for token_id in TOKENIZER.encode_structure(f"I zoom. {CALL}{END}"):
+        parser.push(token_id)
+        if parser.open_call is not None:
+            seen.append(parser.open_call)
+    assert seen[0] == ""
+    assert f"<tool_call>{seen[-1]}</tool_call>" == CALL
+    assert all(later.startswith(earlier) for earlier, later in pairwise(seen))
+    assert parser.text == f"I zoom. {CALL}{END}"
+    broken = TurnParser(TOKENIZER)
+    for token_id in TOKENIZER.encode_structure(f"</tool_call>{CALL[:30]}"):
+        broken.push(token_id)
+    assert broken.open_call is None
 
 
 def test_tagged_answer():

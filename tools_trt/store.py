@@ -198,7 +198,9 @@ class MediaStore:
     def forget(self, media_id: str) -> None:
         """Lets go of media and of every crop of them; pixels still kept leave by age."""
         self._source(media_id)
-        crops = [s.info.id for s in self._sources.values() if self._is_cut_from(s, media_id)]
+        # A copy: other threads add media meanwhile.
+        sources = list(self._sources.values())
+        crops = [s.info.id for s in sources if self._is_cut_from(s, media_id)]
         for each in (media_id, *crops):
             self._sources.pop(each, None)
             self._videos.close(each)
@@ -226,7 +228,10 @@ class MediaStore:
 
     def _is_cut_from(self, source: Source, media_id: str) -> bool:
         while source.recipe is not None and source.info.id != media_id:
-            source = self._source(source.recipe.parent_id)
+            parent = self._sources.get(source.recipe.parent_id)
+            if parent is None:  # forgotten meanwhile, and its crops with it
+                return False
+            source = parent
         return source.info.id == media_id
 
     def _add_recipe(self, recipe: CropRecipe) -> MediaInfo:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from pixelis_fast.policy.cache import KVCache, LayerWindow
+from pixelis_fast.policy.cache import KVCache, LayerWindow, write_all
 
 Mask = Tensor | CausalBias | None
 
@@ -93,11 +93,10 @@ def cached_attention(
     if len(lengths) == 1:
         seen = windows[0].write(keys_NKF, values_NKF)
         return _behind_cache(queries_NHF, *seen, mask=masks[0])
-    sizes = list(lengths)
-    parts = (tensor.split(sizes) for tensor in (queries_NHF, keys_NKF, values_NKF))
-    sequences = zip(*parts, windows, masks, strict=True)
+    write_all(windows, keys_NKF, values_NKF, lengths)
+    sequences = zip(queries_NHF.split(list(lengths)), windows, masks, strict=True)
     return torch.cat(
-        [_behind_cache(q, *window.write(k, v), mask=mask) for q, k, v, window, mask in sequences]
+        [_behind_cache(q, w.keys_1KTF, w.values_1KTF, mask=mask) for q, w, mask in sequences]
     )
 
 
@@ -124,10 +123,12 @@ def cache_masks(
 ) -> list[Mask]:
     """What new tokens may see, once per forward and shared by its layers.
 
-    None where no mask is needed: one new token sees everything, an empty cache is plainly causal.
+    None where no mask is needed: one new token sees everything, an empty tail is plainly causal.
     """
     return [
-        None if length == 1 or kv.length == 0 else _lower_right(length, kv.length, device, dtype)
+        None
+        if length == 1 or kv.tail_length == 0
+        else _lower_right(length, kv.tail_length, device, dtype)
         for length, kv in zip(lengths, caches, strict=True)
     ]
 

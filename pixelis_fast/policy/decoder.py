@@ -9,17 +9,24 @@ Shapes: N = tokens of all sequences, D = hidden, H = query heads, K = key/value 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
-from pixelis_fast.policy.attention import Mask, Packing, cached_attention, causal_attention
-from pixelis_fast.policy.cache import LayerWindow
 from pixelis_fast.policy.config import TextConfig
 from pixelis_fast.policy.rope import Rotation, rotate
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Layer index, queries (N, H, F), keys and values (N, K, F) -> (N, H, F)."""
+Apply = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""A linear layer and its rows -> its output."""
+
+
+def apply_at_once(linear: Callable[[Tensor], Tensor], x_ND: Tensor) -> Tensor:
+    return linear(x_ND)
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,8 @@ class Context:
     """What all layers of one forward share."""
 
     rotation: Rotation
-    packing: Packing
-    windows: Sequence[Sequence[LayerWindow]] | None = None
-    """Per layer, each sequence's place in its cache; None without caches."""
-    masks: Sequence[Mask] = ()
+    attend: Attend
+    apply: Apply = apply_at_once
 
 
 class RMSNorm(nn.Module):
@@ -59,29 +64,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor, context: Context) -> Tensor:
-        rotated, values_NKF = self._project(x_ND, context.rotation)
+        qkv = context.apply(self.qkv, x_ND).view(x_ND.shape[0], -1, self.head_dim)
+        rotated, values_NKF = self._rotate(qkv, context.rotation)
         queries_NHF, keys_NKF = rotated.split((self.num_heads, self.num_kv_heads), dim=1)
-        mixed_NHF = self._mix(queries_NHF, keys_NKF, values_NKF, context=context)
-        return self.out(mixed_NHF.reshape(x_ND.shape[0], -1))
+        mixed_NHF = context.attend(self.index, queries_NHF, keys_NKF, values_NKF)
+        return context.apply(self.out, mixed_NHF.reshape(x_ND.shape[0], -1))
 
-    def _mix(
-        self, queries_NHF: Tensor, keys_NKF: Tensor, values_NKF: Tensor, *, context: Context
-    ) -> Tensor:
-        if context.windows is None:
-            return causal_attention(queries_NHF, keys_NKF, values_NKF, packing=context.packing)
-        return cached_attention(
-            queries_NHF,
-            keys_NKF,
-            values_NKF,
-            lengths=context.packing.lengths,
-            windows=context.windows[self.index],
-            masks=context.masks,
-        )
-
-    def _project(self, x_ND: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    def _rotate(self, qkv: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys as one tensor (N, H + K, F), and values (N, K, F)."""
         num_rotated = self.num_heads + self.num_kv_heads
-        qkv = self.qkv(x_ND).view(x_ND.shape[0], -1, self.head_dim)
         qk, values_NKF = qkv.split((num_rotated, self.num_kv_heads), dim=1)
         # Queries and keys share one norm and one rotation: half the small kernels per layer.
         scale = torch.cat(
@@ -108,5 +99,5 @@ class Layer(nn.Module):
 
     def forward(self, x_ND: Tensor, context: Context) -> Tensor:
         x_ND = x_ND + self.attention(self.attention_norm(x_ND), context)
-        gate, up = self.gate_up(self.mlp_norm(x_ND)).chunk(2, dim=-1)
-        return x_ND + self.down(silu(gate) * up)
+        gate, up = context.apply(self.gate_up, self.mlp_norm(x_ND)).chunk(2, dim=-1)
+        return x_ND + context.apply(self.down, silu(gate) * up)

@@ -1,7 +1,7 @@
 """Prefill and decode as one operation: extend sessions by ragged chunks in one packed forward.
 
-A session owns its keys and values and its next mRoPE position; a chunk is token ids with the
-places where vision features go. The engine knows no text, no tool and no sampling.
+A session owns its keys and values and its next mRoPE position; forks and prefix hits share what
+they have in common. The engine knows no text, no tool and no sampling.
 
 Legend: B sessions, N new tokens of all sessions, D hidden, V vocabulary, M vision tokens.
 """
@@ -9,111 +9,163 @@ Legend: B sessions, N new tokens of all sessions, D hidden, V vocabulary, M visi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict
+from functools import partial
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from pixelis_fast.policy.batch import PackedBatch, VisionFeatures, pack
-from pixelis_fast.policy.cache import KVCache
+from pixelis_fast.policy.batch import PackedBatch
+from pixelis_fast.policy.cache import ROOM, KVCache
+from pixelis_fast.policy.chunk import Chunk, VisionSlot
+from pixelis_fast.policy.engine_config import Counters, EngineConfig, EngineStats, KVBudgetError
+from pixelis_fast.policy.forward import Encoded, Forward
 from pixelis_fast.policy.image import Patches
+from pixelis_fast.policy.kv_budget import evict_cache, host_bytes, needed_bytes, resident_bytes
 from pixelis_fast.policy.model import Policy
-from pixelis_fast.policy.positions import mrope_positions
+from pixelis_fast.policy.packed import updates
 from pixelis_fast.policy.prefix_cache import PrefixCache
+from pixelis_fast.policy.rounds import Plan, Run, run_plans
+from pixelis_fast.policy.segments import Segment
+from pixelis_fast.policy.session import Session
 from pixelis_fast.policy.vision_cache import VisionCache
 from pixelis_fast.spans import Spans
 
-FIRST_CAPACITY = 1024
-"""Tokens a new session has room for before its cache first grows."""
+__all__ = [
+    "Chunk",
+    "Engine",
+    "EngineConfig",
+    "EngineStats",
+    "KVBudgetError",
+    "Session",
+    "VisionSlot",
+]
+
+COPIED_TAIL = 64
+"""A fork copies a tail of up to so many tokens: one more shared segment would cost more."""
 LoadPatches = Callable[[str], Patches]
 """Media id -> its patches; the caller owns pixels."""
 
 
-@dataclass(frozen=True)
-class VisionSlot:
-    """Placeholders from `offset` of a chunk that show temporal patch `frame` of one media."""
-
-    offset: int
-    num_tokens: int
-    media_id: str
-    frame: int
-    grid_thw: tuple[int, int, int]
-    """Patches of the whole media in time, height and width, before merging."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens to append to one session.
+class Engine:
+    """Runs one policy for many sessions; one thread at a time.
 
     Example:
-        Chunk(ids=[5, 9, 9, 9, 9, 6], slots=(VisionSlot(1, 4, "3f…", 0, (1, 4, 4)),))
+        engine = Engine(policy, load_patches, config=EngineConfig(kv_bytes=8 << 30))
+        session = engine.open()
+        logits_BV = engine.extend([session], [prompt], spans=engine.spans())
+        group = [session, *(engine.fork(session) for _ in range(7))]
     """
-
-    ids: list[int]
-    slots: tuple[VisionSlot, ...] = ()
-    opens_turn: bool = False
-    """The prompt or an observation; False for generated tokens."""
-
-    def __add__(self, other: Chunk) -> Chunk:
-        moved = (replace(slot, offset=slot.offset + len(self.ids)) for slot in other.slots)
-        return Chunk(self.ids + other.ids, (*self.slots, *moved), other.opens_turn)
-
-    def after(self, num_tokens: int) -> Chunk:
-        """Without the first tokens, which hold no slot."""
-        moved = (replace(slot, offset=slot.offset - num_tokens) for slot in self.slots)
-        return Chunk(self.ids[num_tokens:], tuple(moved), self.opens_turn)
-
-
-@dataclass
-class Session:
-    """What one trajectory keeps between forwards."""
-
-    cache: KVCache
-    next_position: int = 0
-    history: Chunk = field(default_factory=lambda: Chunk([]))
-    """Every chunk so far, kept only by an engine that does not keep keys and values."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one forward computes for one session, and where it goes on."""
-
-    chunk: Chunk
-    cache: KVCache
-    position: int
-    history: Chunk
-
-
-class Engine:
-    """Runs one policy for many sessions."""
 
     def __init__(
         self,
         policy: Policy,
         load_patches: LoadPatches,
         *,
-        keep_kv: bool = True,
-        vision_cache_bytes: int = 1 << 30,
-        prefix_cache_bytes: int = 1 << 28,
+        config: EngineConfig | None = None,
+        version: str = "base",
     ) -> None:
-        """keep_kv=False prefills the whole history at each turn: the habit this engine replaces.
-
-        A budget of 0 turns a cache off.
-        """
-        self.policy = policy
-        self.prefixes = PrefixCache(policy, byte_budget=prefix_cache_bytes)
-        self._use_prefixes = keep_kv and prefix_cache_bytes > 0
-        self.vision = VisionCache(policy, byte_budget=vision_cache_bytes)
+        self.policy, self.config, self.version = policy, config or EngineConfig(), version
+        self.prefixes = PrefixCache(byte_budget=self.config.prefix_cache_bytes)
+        self.vision = VisionCache(policy, byte_budget=self.config.vision_cache_bytes)
+        self._use_prefixes = self.config.keep_kv and self.config.prefix_cache_bytes > 0
         self._load_patches = load_patches
-        self._keep_kv = keep_kv
+        self._forward = Forward(
+            policy,
+            invariant=self.config.batch_invariant,
+            packed_weights=self.config.packed_weights,
+            static_decode=self.config.static_decode,
+        )
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._counters = Counters()
 
     def spans(self) -> Spans:
         """A clock that waits for this engine's device."""
         on_cuda = self.policy.device.type == "cuda"
         return Spans(sync=torch.cuda.synchronize) if on_cuda else Spans()
 
-    def open(self) -> Session:
-        return Session(self.policy.new_cache(FIRST_CAPACITY))
+    def open(self, *, salt: str = "") -> Session:
+        """A new session; nothing is allocated before its first tokens.
+
+        Sessions share prefixes only with sessions of the same salt (a tenant).
+        """
+        return self._register(Session(self._new_cache(), self._no_sum(), self.version, salt))
+
+    @torch.inference_mode()
+    def fork(self, session: Session) -> Session:
+        """A session that goes on from the same tokens: copy-on-write, nothing is computed.
+
+        In decode both attend to what they share in one call. An evicted session is resumed.
+        Raises KVBudgetError.
+        """
+        self._check_open(session)
+        copied = COPIED_TAIL if self.config.share_prefix else None
+        self._check_budget([(session.cache, 0)], session.cache.fork_bytes(copied))
+        self._resume(session.cache, 0)
+        cache = session.cache.clone() if copied is None else session.cache.fork(copied)
+        twin = Session(
+            cache,
+            session.sum_D.clone(),
+            session.version,
+            session.salt,
+            session.next_position,
+            session.history,
+            session.opening,
+            session.num_summed,
+        )
+        self._counters.forks += 1
+        self._counters.tokens_shared += cache.length
+        return self._register(twin)
+
+    def close(self, session: Session) -> None:
+        """Frees what no other session uses; the session is not to be used again."""
+        self._sessions.discard(session)
+        session.cache = self._new_cache()
+
+    @torch.inference_mode()
+    def evict(self, session: Session) -> None:
+        """Keys and values move to a compact buffer on the host, until the session is extended.
+
+        What other sessions on the device still share stays there.
+        """
+        if session.is_evicted:
+            return
+        others = [each.cache for each in self._sessions if each is not session]
+        evict_cache(session.cache, others)
+        self._counters.evictions += 1
+
+    def encode_ahead(self, media_id: str) -> None:
+        """Encodes media before it is shown; nothing where it cannot be kept until then."""
+        self.vision.encode_ahead(media_id, partial(self._load_patches, media_id))
+
+    def publish(self, version: str) -> None:
+        """The weights were changed in place and are now `version`.
+
+        Earlier prefixes are strangers from here on. Encoded pictures stay unless the tower's
+        weights changed too. Open sessions go on with the keys and values that they have.
+        """
+        self.version = version
+        self.prefixes.clear()
+        self.vision.follow_tower()
+        self._forward.forget_weights()
+        self._counters.publishes += 1
+
+    def stats(self) -> EngineStats:
+        caches = [session.cache for session in self._sessions]
+        return EngineStats(
+            sessions=len(caches),
+            evicted_sessions=sum(cache.is_on_host for cache in caches),
+            kv_bytes=resident_bytes(caches),
+            host_bytes=host_bytes(caches),
+            prefix_bytes=self.prefixes.nbytes,
+            vision_bytes=self.vision.nbytes,
+            prefix_hits=self.prefixes.hits,
+            prefix_misses=self.prefixes.misses,
+            vision_hits=self.vision.hits,
+            vision_misses=self.vision.misses,
+            **asdict(self._counters),
+        )
 
     @torch.inference_mode()
     def extend(
@@ -121,83 +173,134 @@ class Engine:
     ) -> Tensor:
         """Appends chunk b to session b; returns the next token's logits_BV, fp32 on the CPU.
 
-        A call that fails leaves every session as it was.
+        Evicted sessions are resumed first. A call that fails leaves every session's tokens as they
+        were; KVBudgetError comes before anything changed.
         """
         stage = "prefill" if any(chunk.opens_turn for chunk in chunks) else "decode"
         with spans(stage):
-            planned = [self._plan(s, chunk) for s, chunk in zip(sessions, chunks, strict=True)]
+            plans = [self._plan(s, chunk) for s, chunk in zip(sessions, chunks, strict=True)]
+            self._check_budget([(plan.cache, len(plan.chunk.ids)) for plan in plans])
+            for plan in plans:
+                self._resume(plan.cache, len(plan.chunk.ids))
         with spans("vision"):
-            encoded = self._encode([plan.chunk for plan in planned])
+            encoded = self._encode([plan.chunk for plan in plans])
         with spans(stage):
-            packed = [self._pack(plan, encoded) for plan in planned]
-            batch = pack([one for one, _ in packed])
-            hidden_ND = self.policy.hidden(batch, [plan.cache for plan in planned])
-            last_B = torch.tensor(batch.lengths, device=self.policy.device).cumsum(0) - 1
-            logits_BV = self.policy.logits(hidden_ND[last_B]).cpu()
-        for session, plan, (_, next_position) in zip(sessions, planned, packed, strict=True):
-            session.cache, session.history = plan.cache, plan.history
-            session.next_position = next_position
+            logits_BV, runs = run_plans(self._forward, plans, encoded, self.config.prefill_chunk)
+            for run in runs:
+                self._commit(run)
         return logits_BV
 
+    def training_batch(self, chunk: Chunk) -> PackedBatch:
+        """A whole history as the trainer's forward takes it: no cache, the same features."""
+        batch, _ = self._forward.pack(chunk, 0, self._encode([chunk]))
+        return batch
+
     def _plan(self, session: Session, chunk: Chunk) -> Plan:
+        self._check_open(session)
         if not chunk.ids:
             raise ValueError("chunk: expected at least one token, got none")
-        if self._keep_kv:
-            is_new = session.cache.length == 0
-            start = chunk.slots[0].offset if is_new and chunk.slots and self._use_prefixes else 0
-            return self._behind_prefix(session, chunk, start)
+        if self.config.keep_kv:
+            return self._behind_prefix(session, chunk)
         history = session.history + chunk
-        if not chunk.opens_turn:
-            return Plan(chunk, session.cache, session.next_position, history)
-        return Plan(history, self.policy.new_cache(FIRST_CAPACITY), 0, history)
+        if not chunk.opens_turn or chunk.continues:
+            return Plan(session, chunk, chunk, session.cache, session.next_position, history)
+        return Plan(session, chunk, history, self._new_cache(), 0, history)
 
-    def _behind_prefix(self, session: Session, chunk: Chunk, start: int) -> Plan:
-        """A new session starts behind the text before its first picture."""
-        if start == 0:
-            return Plan(chunk, session.cache, session.next_position, session.history)
-        cache = self.prefixes.fork(chunk.ids[:start], room=FIRST_CAPACITY)
-        return Plan(chunk.after(start), cache, start, session.history)
+    def _behind_prefix(self, session: Session, chunk: Chunk) -> Plan:
+        """While a session opens, earlier ones may supply more of it than it has."""
+        whole = Plan(session, chunk, chunk, session.cache, session.next_position, session.history)
+        if not self._use_prefixes or session.opening is None or not chunk.opens_turn:
+            return whole
+        opening = session.opening + chunk
+        length = session.cache.length
+        segments = self.prefixes.find(self._owner(session), opening, longer_than=length)
+        if not length:
+            self.prefixes.hits += bool(segments)
+            self.prefixes.misses += not segments
+        return self._adopt(whole, opening, segments) if segments else whole
 
-    def _encode(self, chunks: Sequence[Chunk]) -> dict[str, VisionFeatures]:
+    def _adopt(self, plan: Plan, opening: Chunk, segments: tuple[Segment, ...]) -> Plan:
+        cache = self._new_cache(segments)
+        position = self._forward.next_position(opening.before(cache.length))
+        rest = opening.after(cache.length)
+        return Plan(plan.session, plan.given, rest, cache, position, plan.history)
+
+    def _owner(self, session: Session) -> tuple[str, str, int]:
+        """Whose prefixes a session may use; the stamp also sees an update without a publish."""
+        return session.version, session.salt, weights_stamp(self.policy)
+
+    def _check_budget(self, wanted: Sequence[tuple[KVCache, int]], extra: int = 0) -> None:
+        """Raises unless every cache may become resident and grow by its number of tokens."""
+        if self.config.kv_bytes is None:
+            return
+        open_caches = [session.cache for session in self._sessions]
+        free = self.config.kv_bytes - resident_bytes(open_caches)
+        needed = needed_bytes(wanted, open_caches) + extra
+        if needed > free:
+            raise KVBudgetError(needed, free)
+
+    def _resume(self, cache: KVCache, num_tokens: int) -> None:
+        self._counters.resumes += cache.is_on_host
+        cache.resume(room=num_tokens + ROOM)
+
+    def _encode(self, chunks: Sequence[Chunk]) -> Encoded:
         """Features of every media the chunks show, each encoded once."""
-        media_ids = dict.fromkeys(slot.media_id for chunk in chunks for slot in chunk.slots)
-        return {media_id: self._features(media_id) for media_id in media_ids}
+        grids = {slot.media_id: slot.grid_thw for chunk in chunks for slot in chunk.slots}
+        return {
+            media_id: self.vision.features(
+                media_id, grid_thw, partial(self._load_patches, media_id)
+            )
+            for media_id, grid_thw in grids.items()
+        }
 
-    def _features(self, media_id: str) -> VisionFeatures:
-        return self.vision.features(media_id, lambda: self._load_patches(media_id))
+    def _commit(self, run: Run) -> None:
+        plan, session = run.plan, run.plan.session
+        supplied = max(0, len(plan.given.ids) - len(plan.chunk.ids))
+        session.cache, session.history = plan.cache, plan.history
+        session.next_position = run.position
+        session.sum_D += run.sum_D
+        session.num_summed += len(plan.given.ids) - supplied
+        self._count(plan, supplied)
+        self._remember(session, plan.given)
 
-    def _pack(self, plan: Plan, encoded: dict[str, VisionFeatures]) -> tuple[PackedBatch, int]:
-        """One session's new tokens, and the position after them."""
-        device, chunk = self.policy.device, plan.chunk
-        positions_3N, next_position = mrope_positions(self._pieces(chunk), plan.position)
-        rows = [torch.arange(s.offset, s.offset + s.num_tokens) for s in chunk.slots]
-        parts = [slot_rows(encoded[slot.media_id], slot) for slot in chunk.slots]
-        batch = PackedBatch(
-            input_ids_N=torch.tensor(chunk.ids, device=device),
-            positions_3N=positions_3N.to(device),
-            lengths=[len(chunk.ids)],
-            visual_index_M=torch.cat(rows).to(device) if rows else None,
-            visual=VisionFeatures.join(parts) if parts else None,
-        )
-        return batch, next_position
+    def _count(self, plan: Plan, supplied: int) -> None:
+        self._counters.tokens_shared += supplied
+        if plan.given.opens_turn:
+            self._counters.tokens_prefilled += len(plan.chunk.ids)
+        else:
+            self._counters.tokens_decoded += len(plan.chunk.ids)
 
-    def _pieces(self, chunk: Chunk) -> list[int | tuple[int, int, int]]:
-        """Text run lengths and merged vision grids, in order."""
-        merge = self.policy.config.vision.merge_size
-        pieces: list[int | tuple[int, int, int]] = []
-        end = 0
-        for slot in chunk.slots:
-            if slot.offset > end:
-                pieces.append(slot.offset - end)
-            _, height, width = slot.grid_thw
-            pieces.append((1, height // merge, width // merge))
-            end = slot.offset + slot.num_tokens
-        if len(chunk.ids) > end:
-            pieces.append(len(chunk.ids) - end)
-        return pieces
+    def _remember(self, session: Session, chunk: Chunk) -> None:
+        """What opens a session is kept for later ones until it generates."""
+        if session.opening is None or not chunk.opens_turn:
+            session.opening = None
+            return
+        session.opening = session.opening + chunk
+        # A session that outlived a publish has keys and values of both weights.
+        if self._use_prefixes and session.version == self.version:
+            self.prefixes.keep(self._owner(session), session.opening, session.cache.snapshot())
+
+    def _new_cache(self, segments: tuple[Segment, ...] = ()) -> KVCache:
+        empty = self.policy.new_cache(0, invariant=self.config.batch_invariant)
+        if not segments:
+            return empty
+        empty.prefix = segments
+        return empty if self.config.share_prefix else empty.clone(room=ROOM)
+
+    def _no_sum(self) -> Tensor:
+        size = self.policy.config.text.hidden_size
+        with torch.inference_mode(False):
+            return torch.zeros(size, device=self.policy.device)
+
+    def _check_open(self, session: Session) -> None:
+        if session not in self._sessions:
+            raise ValueError("session: expected an open one of this engine, got another")
+
+    def _register(self, session: Session) -> Session:
+        self._sessions.add(session)
+        return session
 
 
-def slot_rows(features: VisionFeatures, slot: VisionSlot) -> VisionFeatures:
-    """The part of one media's features that a slot shows."""
-    start = slot.frame * slot.num_tokens
-    return features.part(start, start + slot.num_tokens)
+def weights_stamp(policy: Policy) -> int:
+    """Changes with every in-place update of a parameter."""
+    return sum(updates(parameter) for parameter in policy.parameters())

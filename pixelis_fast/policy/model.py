@@ -12,19 +12,31 @@ M = vision tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pixelis_fast.policy.attention import Packing, cache_masks
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
-from pixelis_fast.policy.cache import KVCache
+from pixelis_fast.policy.cache import ROOM, KVCache
 from pixelis_fast.policy.config import PolicyConfig
-from pixelis_fast.policy.decoder import Context, Layer, RMSNorm
+from pixelis_fast.policy.context import invariant_attend, plain_attend
+from pixelis_fast.policy.decoder import Apply, Context, Layer, RMSNorm, apply_at_once
+from pixelis_fast.policy.invariant import ROWS, rows_apply
 from pixelis_fast.policy.positions import Grid
-from pixelis_fast.policy.rope import text_rotation
+from pixelis_fast.policy.rope import Rotation, text_rotation
 from pixelis_fast.policy.vision import VisionTower
+
+
+@dataclass(frozen=True)
+class Head:
+    """A tied head, called like a linear layer."""
+
+    weight: Tensor
+
+    def __call__(self, hidden_ND: Tensor) -> Tensor:
+        return linear(hidden_ND, self.weight)
 
 
 class Policy(nn.Module):
@@ -55,30 +67,64 @@ class Policy(nn.Module):
         """The head's matrix, for losses that never build logits."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def new_cache(self, capacity: int = 256) -> KVCache:
+    def new_cache(self, capacity: int = ROOM, *, invariant: bool = False) -> KVCache:
         """An empty cache that fits this policy."""
-        return KVCache(self.config.text, capacity=capacity, device=self.device, dtype=self.dtype)
+        return KVCache(
+            self.config.text,
+            capacity=capacity,
+            device=self.device,
+            dtype=self.dtype,
+            multiple=ROWS if invariant else 1,
+        )
 
     def encode_vision(self, patches_PK: Tensor, grids_thw: Sequence[Grid]) -> VisionFeatures:
         """Tokens of all grids, concatenated; grids are in patches, before merging."""
         return self.vision(patches_PK, grids_thw)
 
-    def hidden(self, batch: PackedBatch, caches: Sequence[KVCache] | None = None) -> Tensor:
-        """(N, D) behind the final norm; with caches, sequence b goes on behind caches[b]."""
-        context = self._context(batch, caches)
+    def hidden(
+        self,
+        batch: PackedBatch,
+        caches: Sequence[KVCache] | None = None,
+        *,
+        invariant: bool = False,
+        apply: Apply = apply_at_once,
+    ) -> Tensor:
+        """(N, D) behind the final norm; with caches, sequence b goes on behind caches[b].
+
+        With `invariant` a token's bits do not depend on its batch (policy/invariant.py); caches
+        must come from `new_cache(invariant=True)`. `apply` runs the linear layers.
+        """
+        if caches is not None:
+            check_caches(caches, batch.lengths)
+        like = self.embed_tokens.weight
+        attend = (
+            invariant_attend(batch.lengths, caches)
+            if invariant
+            else plain_attend(batch.lengths, caches, like=like)
+        )
+        rotation = self.rotation(batch.positions_3N)
+        context = Context(rotation, attend, rows_apply if invariant else apply)
+        hidden_ND = self.run_layers(batch, context)
+        for kv, length in zip(caches or (), batch.lengths, strict=False):
+            kv.advance(length)
+        return hidden_ND
+
+    def run_layers(self, batch: PackedBatch, context: Context) -> Tensor:
+        """(N, D) behind the final norm, for one that attends in its own way."""
         x_ND = self._embed(batch)
         deepstack = batch.visual.deepstack if batch.visual is not None else ()
         for index, layer in enumerate(self.layers):
             x_ND = layer(x_ND, context)
             if index < len(deepstack):
                 x_ND = x_ND.index_add(0, batch.visual_index_M, deepstack[index].to(x_ND.dtype))
-        for kv, length in zip(caches or (), batch.lengths, strict=False):
-            kv.advance(length)
         return self.norm(x_ND)
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
+    def logits(
+        self, hidden_ND: Tensor, *, invariant: bool = False, apply: Apply = apply_at_once
+    ) -> Tensor:
         """(N, V) in fp32."""
-        return linear(hidden_ND, self.head_weight).float()
+        head = Head(self.embed_tokens.weight) if self.lm_head is None else self.lm_head
+        return (rows_apply if invariant else apply)(head, hidden_ND).float()
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         x_ND = self.embed_tokens(batch.input_ids_N)
@@ -86,21 +132,16 @@ class Policy(nn.Module):
             return x_ND
         return x_ND.index_copy(0, batch.visual_index_M, batch.visual.embeds_MD.to(x_ND.dtype))
 
-    def _context(self, batch: PackedBatch, caches: Sequence[KVCache] | None) -> Context:
+    def rotation(self, positions_3N: Tensor) -> Rotation:
+        """What turns queries and keys at these positions."""
         text = self.config.text
-        rotation = text_rotation(
-            batch.positions_3N,
+        return text_rotation(
+            positions_3N,
             head_dim=text.head_dim,
             theta=text.rope_theta,
             section=text.mrope_section,
             dtype=self.dtype,
         )
-        if caches is None:
-            return Context(rotation, Packing.of(batch.lengths, self.embed_tokens.weight))
-        check_caches(caches, batch.lengths)
-        masks = cache_masks(batch.lengths, caches, device=self.device, dtype=self.dtype)
-        opened = [kv.open_window(length) for kv, length in zip(caches, batch.lengths, strict=True)]
-        return Context(rotation, Packing(batch.lengths), list(zip(*opened, strict=True)), masks)
 
 
 def check_caches(caches: Sequence[KVCache], lengths: Sequence[int]) -> None:

@@ -1,72 +1,133 @@
-"""Keys and values of prompt beginnings: the system text and tool schemas, once for all requests.
+"""Beginnings of earlier sessions: what a new one has in common with them is not computed again.
 
-A beginning is always computed alone and then copied, by the first request too: a hit and a miss
-give the same bits. Entries belong to the weights they were computed with; an in-place update of any
-parameter makes them strangers. Text only: vision spans stay with their session.
+Found by longest common prefix over tokens and pictures (content id, frame and grid), among
+beginnings of the same weights and the same salt. A common prefix that ends inside a vision span is
+cut back to the span's start. Entries share memory with the sessions they came from; nothing is
+copied. Knows no forward.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
-from pixelis_fast.policy.batch import PackedBatch
-from pixelis_fast.policy.cache import KVCache
-from pixelis_fast.policy.model import Policy
-from pixelis_fast.policy.positions import mrope_positions
+from pixelis_fast.policy.chunk import Chunk
+from pixelis_fast.policy.segments import Segment, cut_segments, held_bytes
+
+MIN_TOKENS = 16
+"""A shorter common prefix is computed again: a segment costs each later forward a call."""
+
+
+@dataclass
+class Entry:
+    """One beginning."""
+
+    chunk: Chunk
+    atoms_N: np.ndarray
+    segments: tuple[Segment, ...]
+    parts: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
+    """Its beginnings by length: sessions that hit the same one share its segments."""
+
+    def part(self, length: int) -> tuple[Segment, ...]:
+        if length not in self.parts:
+            self.parts[length] = tuple(cut_segments(self.segments, length))
+        return self.parts[length]
+
+    def common(self, chunk: Chunk, atoms_N: np.ndarray) -> int:
+        """Tokens that both begin with, no span cut."""
+        length = chunk.whole_spans(common_length(atoms_N, self.atoms_N))
+        # Atoms are short hashes: equal ones are believed only where the pictures are equal.
+        for ours, theirs in zip(chunk.slots, self.chunk.slots, strict=False):
+            if ours != theirs:
+                return min(length, ours.offset, theirs.offset)
+        return length
 
 
 class PrefixCache:
     """Least recently used beginnings under a byte budget.
 
     Example:
-        cache = PrefixCache(policy, byte_budget=1 << 28).fork(ids, room=512)
+        segments = prefixes.find(("v1", "tenant"), chunk)
     """
 
-    def __init__(self, policy: Policy, *, byte_budget: int) -> None:
+    def __init__(self, *, byte_budget: int) -> None:
         if byte_budget < 0:
             raise ValueError(f"byte_budget: expected >= 0, got {byte_budget}")
-        self._policy = policy
         self._byte_budget = byte_budget
-        self._caches: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Hashable, Entry]] = OrderedDict()
+        self._next_key = 0
         self.hits = 0
         self.misses = 0
 
     @property
     def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self._caches.values())
+        """Bytes of the memory that entries keep alive, shared with sessions or not."""
+        entries = [entry for _, entry in self._entries.values()]
+        tensors = held_bytes(segment.tensor for entry in entries for segment in entry.segments)
+        return tensors + sum(TOKEN_BYTES * len(entry.atoms_N) for entry in entries)
 
-    def fork(self, ids: Sequence[int], *, room: int) -> KVCache:
-        """A session's own copy of the beginning, with room for more tokens."""
-        key = (weights_stamp(self._policy), *ids)
-        if key in self._caches:
-            self.hits += 1
-            self._caches.move_to_end(key)
-            return self._caches[key].fork(room=room)
-        self.misses += 1
-        cache = self._prefill(ids)
-        self._keep(key, cache)
-        return cache.fork(room=room)
+    def find(self, owner: Hashable, chunk: Chunk, *, longer_than: int = 0) -> tuple[Segment, ...]:
+        """Segments of the longest beginning of the chunk that was kept for `owner`, or none.
 
-    @torch.inference_mode()
-    def _prefill(self, ids: Sequence[int]) -> KVCache:
-        device = self._policy.device
-        cache = self._policy.new_cache(len(ids))
-        positions_3N, _ = mrope_positions([len(ids)], 0)
-        ids_N = torch.tensor(ids, device=device)
-        self._policy.hidden(PackedBatch(ids_N, positions_3N.to(device), [len(ids)]), [cache])
-        return cache
+        At least one token of the chunk is left to compute. `owner` names weights and salt.
+        """
+        lengths = self._common_lengths(owner, chunk, atoms(chunk))
+        key = max(lengths, key=lengths.__getitem__, default=None)
+        if key is None:
+            return ()
+        length = chunk.whole_spans(min(lengths[key], len(chunk.ids) - 1))
+        if length < max(MIN_TOKENS, longer_than + 1):
+            return ()
+        self._entries.move_to_end(key)
+        return self._entries[key][1].part(length)
 
-    def _keep(self, key: tuple[int, ...], cache: KVCache) -> None:
-        if cache.nbytes > self._byte_budget:
+    def keep(self, owner: Hashable, chunk: Chunk, segments: Sequence[Segment]) -> None:
+        """Remembers a beginning in place of those that it continues."""
+        if not segments or held_bytes(s.tensor for s in segments) > self._byte_budget:
             return
-        self._caches[key] = cache
+        new = Entry(chunk, atoms(chunk), tuple(segments))
+        for key, length in self._common_lengths(owner, chunk, new.atoms_N).items():
+            if length == len(chunk.ids):
+                self._entries.move_to_end(key)
+                return
+            if length == len(self._entries[key][1].atoms_N):
+                del self._entries[key]
+        self._next_key += 1
+        self._entries[self._next_key] = owner, new
         while self.nbytes > self._byte_budget:
-            self._caches.popitem(last=False)
+            self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def _common_lengths(self, owner: Hashable, chunk: Chunk, atoms_N: np.ndarray) -> dict[int, int]:
+        return {
+            key: entry.common(chunk, atoms_N)
+            for key, (its_owner, entry) in self._entries.items()
+            if its_owner == owner
+        }
 
 
-def weights_stamp(policy: Policy) -> int:
-    """Changes with every in-place update of a parameter."""
-    return sum(parameter._version for parameter in policy.parameters())
+def atoms(chunk: Chunk) -> np.ndarray:
+    """One int64 per token: its id, or a negative hash of the picture that it shows."""
+    atoms_N = np.array(chunk.ids, dtype=np.int64)
+    for slot in chunk.slots:
+        picture = f"{slot.media_id} {slot.frame} {slot.grid_thw}".encode()
+        digest = hashlib.blake2b(picture, digest_size=8).digest()
+        atoms_N[slot.offset : slot.end] = -1 - (int.from_bytes(digest, "little") >> 1)
+    return atoms_N
+
+
+def common_length(one_N: np.ndarray, other_N: np.ndarray) -> int:
+    """Leading entries that agree."""
+    shorter = min(len(one_N), len(other_N))
+    differ = one_N[:shorter] != other_N[:shorter]
+    return int(differ.argmax()) if differ.any() else shorter
+
+
+TOKEN_BYTES = 48
+"""Of an entry's token beside its keys and values: an int, its place in a list, its atom."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures, pack
-from pixelis_fast.policy.cache import KVCache
+from pixelis_fast.policy.cache import ROOM, KVCache
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.positions import mrope_positions
 from tests.tiny_policy import make_sample, our_batch
@@ -27,15 +27,16 @@ def run(policy, batch, cache):
     return policy.hidden(batch, [cache])
 
 
-def test_capacity_doubles_and_keeps_the_tokens(policy):
+def test_a_full_tail_moves_and_keeps_the_tokens(policy):
     cache = policy.new_cache(capacity=3)
-    small = cache.nbytes
+    assert cache.nbytes == 3 * cache.bytes_per_token
     run(policy, text_batch([1, 2, 3]), cache)
     assert (cache.length, cache.capacity) == (3, 3)
+    assert cache.growth(1) == (1 + ROOM) * cache.bytes_per_token
     hidden = run(policy, text_batch([4], start=3), cache)
-    assert (cache.length, cache.capacity, cache.nbytes) == (4, 6, 2 * small)
-    run(policy, text_batch(list(range(20, 40)), start=4), cache)
-    assert (cache.length, cache.capacity) == (24, 24)
+    assert (cache.length, cache.capacity) == (4, 4 + ROOM)
+    assert cache.nbytes == (4 + ROOM) * cache.bytes_per_token
+    assert cache.growth(ROOM) == 0
     roomy = policy.new_cache(capacity=64)
     expected = run(policy, text_batch([1, 2, 3, 4]), roomy)[-1:]
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
@@ -62,8 +63,22 @@ def test_forks_go_their_own_way(policy):
     assert (cache.length, twin.length) == (4, 4)
     twin.truncate(3)
     assert torch.equal(run(policy, text_batch([4], start=3), twin), expected)
+    assert (cache.prefix_length, twin.prefix_length) == (3, 3)
+    assert cache.prefix[0] is twin.prefix[0]
     empty = policy.new_cache().fork()
-    assert (empty.length, empty.capacity) == (0, 1)
+    assert (empty.length, empty.prefix) == (0, ())
+
+
+def test_a_token_from_elsewhere_goes_behind_a_shared_beginning(policy):
+    cache = policy.new_cache(capacity=64)
+    run(policy, text_batch([1, 2, 3]), cache)
+    twin = cache.fork()
+    before = cache.prefix[0].tensor.clone()
+    token_2LKF = torch.randn_like(before[:, :, :, 0])
+    cache.append(token_2LKF)
+    assert torch.equal(twin.prefix[0].tensor, before)
+    assert torch.equal(cache.parts()[-1][:, :, :, 0], token_2LKF)
+    assert (cache.length, twin.length) == (4, 3)
 
 
 def test_failed_forward_leaves_the_cache(policy):
@@ -100,8 +115,8 @@ def test_forward_refuses_wrong_caches(policy):
         policy.hidden(batch, [cache])
     with torch.no_grad(), pytest.raises(ValueError, match="got one twice"):
         policy.hidden(batch, [cache, cache])
-    with pytest.raises(ValueError, match="capacity: expected at least 1"):
-        KVCache(TEXT, capacity=0, device="cpu", dtype=torch.float32)
+    with pytest.raises(ValueError, match="capacity: expected at least 0"):
+        KVCache(TEXT, capacity=-1, device="cpu", dtype=torch.float32)
 
 
 def test_batch_refuses_what_does_not_fit(policy):
