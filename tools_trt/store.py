@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import count
 from numbers import Real
 from pathlib import Path
 
@@ -68,6 +69,8 @@ class MediaStore:
         mover = TensorMover(self.device or torch.device("cpu"))
         self._pixels = TierStore(host_bytes=byte_budget, device_bytes=device_bytes, mover=mover)
         self._sources: dict[str, Source] = {}
+        self._arrivals: dict[str, int] = {}
+        self._count = count()
         self._videos = OpenVideos()
 
     @property
@@ -203,6 +206,7 @@ class MediaStore:
         crops = [s.info.id for s in sources if self._is_cut_from(s, media_id)]
         for each in (media_id, *crops):
             self._sources.pop(each, None)
+            self._arrivals.pop(each, None)
             self._videos.close(each)
 
     def export(self, media_ids: Iterable[str], folder: str | Path) -> None:
@@ -238,7 +242,12 @@ class MediaStore:
         info = MediaInfo(recipe.id, "image", recipe.width, recipe.height)
         return self._add(Source(info, recipe=recipe, pixels_id=recipe.id))
 
+    def arrival(self, media_id: str) -> int:
+        """A number that changes when media are forgotten and come again: their crops are gone."""
+        return self._arrivals[self._source(media_id).info.id]
+
     def _add(self, source: Source) -> MediaInfo:
+        self._arrivals.setdefault(source.info.id, next(self._count))
         return self._sources.setdefault(source.info.id, source).info
 
     def _source(self, media_id: str) -> Source:

@@ -211,7 +211,9 @@ class Toolset:
 
     def _crop_subject(self, media_id: str, time_s: float | None) -> Hashable:
         # A crop is named after its parent's id: equal pixels under another id give another crop.
-        return media_id, self.store.pixels_id(media_id, time_s)
+        # And it leaves with its parent: a kept result must not name one that is gone.
+        pixels = self.store.pixels_id(media_id, time_s)
+        return media_id, pixels, self.store.arrival(media_id)
 
     def _batch(
         self, tool: str, run: Callable[[], Any], arguments: tuple[Any, ...], options: dict[str, Any]

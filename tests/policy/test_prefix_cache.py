@@ -7,7 +7,7 @@ from pixelis_fast.policy import prefix_cache
 from pixelis_fast.policy.cache import KVCache
 from pixelis_fast.policy.chunk import Chunk, VisionSlot
 from pixelis_fast.policy.config import PRESETS
-from pixelis_fast.policy.prefix_cache import PrefixCache, common_length
+from pixelis_fast.policy.prefix_cache import TOKEN_BYTES, PrefixCache, common_length
 from pixelis_fast.policy.segments import Segment
 
 TEXT = list(range(100, 130))
@@ -100,7 +100,7 @@ def test_a_continued_beginning_takes_the_place_of_the_old(prefixes):
 
 
 def test_the_least_recently_used_goes_first():
-    size = segment(20).tensor.nbytes
+    size = segment(20).tensor.nbytes + 20 * TOKEN_BYTES
     cache = PrefixCache(byte_budget=2 * size)
     chunks = [Chunk([start, *range(200, 219)]) for start in range(3)]
     for chunk in chunks[:2]:

@@ -299,3 +299,18 @@ def test_a_waiting_preparation_can_be_cancelled(store, read_text):
     assert tools.submit("zoom", photo.id, (0, 0, 500, 500)).result(PATIENCE_S)
     assert asked.calls == []
     tools.close()
+
+
+def test_a_crop_of_media_that_came_again_is_there(tools, store):
+    encoded = picture("chelsea.png")
+    box = (100, 100, 500, 500)
+    first = store.add_image(encoded)
+    crop = tools.submit("zoom", first.id, box).result(PATIENCE_S)
+    again = tools.submit("zoom", first.id, box)
+    assert again.result(PATIENCE_S).media_id == crop.media_id
+    assert again.source == "memo"
+    store.forget(first.id)
+    assert crop.media_id not in store
+    assert store.add_image(encoded).id == first.id
+    anew = tools.submit("zoom", first.id, box).result(PATIENCE_S)
+    assert store.image(anew.media_id).shape == (anew.height, anew.width, 3)
