@@ -149,10 +149,10 @@ def drawn(
     return np.array(image)
 
 
-def dense_page(num_lines: int) -> np.ndarray:
-    """A letter's body: lines of 18 px, closely set."""
+def dense_page(num_lines: int) -> tuple[np.ndarray, list[str]]:
+    """A letter's body and its lines, of 18 px, closely set."""
     lines = [LETTER[n % len(LETTER)] for n in range(num_lines)]
-    return drawn(lines, "DejaVuSans", 18, width=900, margin=24, step=1.7)
+    return drawn(lines, "DejaVuSans", 18, width=900, margin=24, step=1.7), lines
 
 
 def signs(height: int) -> np.ndarray:

@@ -52,10 +52,11 @@ class ChainResult:
 
 
 class Media:
-    """Media that an arm has not seen before, at each turn."""
+    """Media that an arm has not seen before, at each turn; two cases begin at different turns, for
+    they share SAM 2's features."""
 
-    def __init__(self) -> None:
-        self._turns = {"usual": 0, "ours": 0}
+    def __init__(self, first: int = 0) -> None:
+        self._turns = {"usual": first, "ours": first}
 
     def next(self, arm: str) -> list[Scene]:
         self._turns[arm] += 1
@@ -115,7 +116,7 @@ def chain_case(
     runs: int,
 ) -> Case:
     """The chain once, or by `siblings` rollouts of one question."""
-    media, store = Media(), MediaStore()
+    media, store = Media(first=16 * siblings), MediaStore()
     tools = open_tools(store)
     name = "chain" if siblings == 1 else f"chain, {siblings} rollouts"
     crops = our_chain(tools, media.next("ours")).crops

@@ -45,9 +45,10 @@ from bench.harness import (
 from bench.naive_sam2 import NaiveSam2, shared_weights
 from bench.naive_tools import NaiveTools, open_reader
 from bench.region_objects import photograph
+from bench.scenes import scene
 from bench.soak import MEMO_BYTES, Soak, open_toolset
 from bench.soak_calls import add_media, draw_calls
-from bench.text_pictures import dense_page, pixels
+from bench.text_pictures import PAGE, dense_page, pixels
 from bench.tool_cases import Case, encode_case, second_click_case, text_case, track_case
 from bench.tool_chain import chain_case
 from pixelis_fast.tools_trt.read_text import EasyOcrConfig, ReadText
@@ -130,10 +131,11 @@ class Bench:
         )
         ours = ReadText(store, backend="openvino", threads=threads, detection_bytes=0)
         easyocr, rapidocr = partial(read_with_easyocr, self.easyocr()), open_rapidocr(threads)
-        for name, image_HWC in pages(quick=self.options.quick).items():
+        for name, (image_HWC, lines) in pages(quick=self.options.quick).items():
             yield text_case(
                 f"EasyOCR weights, {name}",
                 image_HWC,
+                lines,
                 easyocr,
                 like_easyocr,
                 store,
@@ -144,6 +146,7 @@ class Bench:
             yield text_case(
                 f"PP-OCRv6, {name}",
                 image_HWC,
+                lines,
                 rapidocr,
                 ours,
                 store,
@@ -167,12 +170,16 @@ class Bench:
         return chain_case(naive, open_tools, siblings=siblings, target=CHAIN_TARGET, runs=runs)
 
 
-def pages(*, quick: bool) -> dict[str, np.ndarray]:
-    """Pictures by name; those with many lines say how many."""
-    found = {"invoice": pixels("invoice"), "16 lines": dense_page(16)}
+def pages(*, quick: bool) -> dict[str, tuple[np.ndarray, Sequence[str]]]:
+    """Pictures and what stands on them; the names of those with many lines say how many."""
+    found: dict[str, tuple[np.ndarray, Sequence[str]]] = {
+        "invoice": (pixels("invoice"), scene("invoice").lines),
+        "16 lines": dense_page(16),
+    }
     if not quick:
-        more = {"page.png": photograph("page.png"), "station": pixels("station")}
-        found |= {**more, "32 lines": dense_page(32)}
+        found["page.png"] = photograph("page.png"), PAGE
+        found["station"] = pixels("station"), scene("station").lines
+        found["32 lines"] = dense_page(32)
     return found
 
 

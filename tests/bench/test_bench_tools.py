@@ -36,15 +36,14 @@ def test_a_clip_has_frames_that_differ():
 def test_reading_is_compared_with_what_the_usual_reader_says():
     store = MediaStore()
     reader = ReadText(store, backend="openvino")
-    page = pages(quick=True)["16 lines"]
-    texts = [line.text for line in reader(store.add_image(page).id).lines]
-    assert len(texts) == 16
-    for usual, passed in ((texts, True), (["nothing of the kind"], False)):
-        case = text_case(
-            "page", page, lambda _, usual=usual: usual, reader, store, target=1.0, baseline="x"
-        )
-        [check] = case.compare(case.usual(), case.ours())
-        assert check.passed is passed
+    page, lines = pages(quick=True)["16 lines"]
+    assert len(lines) == 16
+    options = {"target": 1.0, "baseline": "x"}
+    case = text_case("page", page, lines, lambda _: lines, reader, store, **options)
+    assert [check.passed for check in case.compare(lines, case.ours())] == [True]
+    assert [check.passed for check in case.compare(lines, ["nothing of the kind"])] == [False]
+    # Where the usual reader errs, ours may err as much.
+    assert [check.passed for check in case.compare(lines[:8], lines[:8])] == [True]
 
 
 def test_every_run_of_the_chain_brings_new_media():
