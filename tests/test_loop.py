@@ -305,7 +305,7 @@ def test_cancellation_at_every_place(agent):
 def test_the_clock_runs_while_a_tool_works(agent):
     slow = variant(agent, held=("zoom",))
     with slow.loop as loop:
-        request = Request(coins_of(slow), max_time_s=0.5)
+        request = Request(coins_of(slow), max_time_s=3.0)
         trajectory = loop.submit(request, chooser=script(slow, ZOOM, ANSWER)).result(20)
     assert trajectory.status is RolloutStatus.TRUNCATED_MAX_TIME
     assert len(trajectory.roles) == len(trajectory.ids)
@@ -507,7 +507,7 @@ def test_a_loop_without_requests_sleeps(agent, coins):
         loop.submit(ask(coins, 0)).result(60)
         ticks, start_s = loop.stats().ticks, time.process_time()
         time.sleep(0.5)
-        assert time.process_time() - start_s < 0.05
+        assert time.process_time() - start_s < 0.25
         assert loop.stats().ticks == ticks
 
 
