@@ -507,7 +507,7 @@ def test_a_loop_without_requests_sleeps(agent, coins):
         loop.submit(ask(coins, 0)).result(60)
         ticks, start_s = loop.stats().ticks, time.process_time()
         time.sleep(0.5)
-        assert time.process_time() - start_s < 0.25
+        assert time.process_time() - start_s < 0.05
         assert loop.stats().ticks == ticks
 
 

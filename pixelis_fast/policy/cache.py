@@ -43,7 +43,7 @@ class LayerWindow:
 def write_all(
     windows: Sequence[LayerWindow], keys_NKF: Tensor, values_NKF: Tensor, lengths: Sequence[int]
 ) -> None:
-    """The new tokens join their caches, in one call: sixteen of them cost a step 1 ms more."""
+    """The new tokens join their caches, in one call instead of one for each."""
     sizes = list(lengths)
     torch._foreach_copy_(
         [window.new_keys_NKF for window in windows] + [window.new_values_NKF for window in windows],

@@ -3,10 +3,8 @@
 Matrix products and attention kernels choose their order of summation by shape. Here every call has
 a shape that follows from the token alone: rows go in blocks of 16, and queries in blocks aligned to
 their position, against exactly the keys up to the block's end. A rollout in any batch, in any
-pieces, then has the training forward's bits. It costs, bench-36m in fp32 on one CPU thread, each
-processor time against the plain arithmetic without shared prefixes: a prompt of 1,900 tokens 4.1 s
-against 1.8 s, a step behind it 64 ms against 29 ms for one session and 189 ms against 80 ms for
-eight (51 ms with all that it excludes).
+pieces, then has the training forward's bits. What it costs is the arm "batch invariant" of
+`bench/engine.py`; it excludes shared prefixes and packed matrices.
 
 Shapes: N = tokens, R = 16 rows, H = query heads, K = key/value heads, F = head_dim, T = keys.
 """

@@ -1,11 +1,8 @@
 """Linear layers on weights packed for the processor: MKL's or oneDNN's layout, beside the weights.
 
-A plain product repacks its matrix at every call, which costs most where rows are few. All products
-of a forward of bench-36m on one thread, processor ms, plain and packed: in fp32 2 rows 12.2 and
-13.5, 4 rows 21.3 and 15.8, 8 rows 29.7 and 16.5, 13 rows 44.8 and 20.5, 64 rows 59.8 and 47.0, 213
-rows 153 and 127; in bf16 1 row 10.5 and 12.2, 4 rows 15.6 and 12.9, 8 rows 17.0 and 13.4, 64 rows
-25.7 and 16.4, 213 rows 62.9 and 45.9. It costs as much memory again as the matrices.
-Knows no layers' order.
+A plain product repacks its matrix at every call, which costs most where rows are few:
+`bench/engine.py` times all products of a forward, plain and packed, by the number of rows. It costs
+as much memory again as the matrices. Knows no layers' order.
 
 Shapes: N = rows, D = inputs, I = outputs.
 """

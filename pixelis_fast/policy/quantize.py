@@ -1,11 +1,10 @@
 """Cheaper copies of a policy for decoding: bf16, and int8 weights with bf16 arithmetic.
 
 Int8 is weight-only, one scale per output, symmetric; embeddings, norms, the vision tower and a tied
-head stay as they are and are shared with the original. All products of a decode step of bench-36m
-on one CPU thread, processor ms, bf16 and int8: 1 row 11.2 and 6.5, 4 rows 16.5 and 8.3, 8 rows 16.6
-and 14.7; from 16 rows on torch's kernel loses, so weights are expanded first (18.1 and 32.8 at 16
-rows, 63 and 85 at 213): int8 pays for few sessions. On a GPU weights are always expanded, by plain
-torch: that saves memory, not time. A copy is returned only through the gate of agreement.py.
+head stay as they are and are shared with the original. On the CPU int8 pays for few sessions
+(`bench/engine.py` times all products by the number of rows): with many rows torch's kernel loses,
+so weights are expanded first. On a GPU they always are, by plain torch: that saves memory, not
+time. A copy is returned only through the gate of agreement.py.
 
 Shapes: N = rows, D = inputs, I = outputs.
 """

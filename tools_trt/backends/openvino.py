@@ -31,7 +31,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What int8 does not cover runs in fp32."""
 IR_FILE = "model.xml"
 KEPT_KERNELS = 512
-"""Kernels OpenVINO keeps for input sizes it has met, some 60 a size. Its own 5,000 let memory grow
+"""Kernels OpenVINO keeps for input sizes it has met, many a size. Its own 5,000 let memory grow
 through thousands of crops (`bench/soak.py`); a size that fell out is prepared anew."""
 
 
