@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelis_fast.types import (
+    AnswerKind,
+    Evidence,
     Mask,
     Media,
     MediaKind,
@@ -82,10 +84,8 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def trajectory_from_json(row: dict[str, Any]) -> Trajectory:
-    sample = row["sample"]
-    media = tuple(media_from_json(each) for each in sample["media"])
     return Trajectory(
-        sample=Sample(sample["id"], media, sample["question"], sample["answer"]),
+        sample=sample_from_json(row["sample"]),
         policy_version=row["policy_version"],
         seed=row["seed"],
         ids=row["ids"],
@@ -100,6 +100,28 @@ def trajectory_from_json(row: dict[str, Any]) -> Trajectory:
         error=row.get("error"),
         stage_ms=row["stage_ms"],
     )
+
+
+def sample_from_json(row: dict[str, Any]) -> Sample:
+    """Traces from before samples carried ground truth have no such keys."""
+    return Sample(
+        id=row["id"],
+        media=tuple(media_from_json(each) for each in row["media"]),
+        question=row["question"],
+        answer=row["answer"],
+        answer_kind=AnswerKind(row.get("answer_kind", AnswerKind.EXACT.value)),
+        evidence=tuple(evidence_from_json(each) for each in row.get("evidence", ())),
+    )
+
+
+def evidence_from_json(row: dict[str, Any]) -> Evidence:
+    pairs = {key: tuple(row[key]) for key in ("box", "span") if row.get(key) is not None}
+    mask = mask_from_json(row["mask"]) if row.get("mask") else None
+    return Evidence(**row | pairs | {"mask": mask})
+
+
+def mask_from_json(row: dict[str, Any]) -> Mask:
+    return Mask(**row | {"size": tuple(row["size"])})
 
 
 def media_from_json(row: dict[str, Any]) -> Media:
@@ -119,7 +141,7 @@ def step_from_json(row: dict[str, Any]) -> Step:
 
 def observation_from_json(row: dict[str, Any]) -> Observation:
     media = tuple(media_from_json(each) for each in row["media"])
-    masks = tuple(Mask(**mask | {"size": tuple(mask["size"])}) for mask in row["masks"])
+    masks = tuple(mask_from_json(mask) for mask in row["masks"])
     return Observation(**row | {"media": media, "masks": masks})
 
 

@@ -73,32 +73,6 @@ class Media:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Media, a question, and (in training and evaluation) the answer.
-
-    Example:
-        Sample(id="coins-1", media=(media,), question="How many coins?", answer="24")
-    """
-
-    id: str
-    media: tuple[Media, ...]
-    question: str
-    answer: str | None = None
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One parsed call; `arguments` has passed the tool's schema.
-
-    Example:
-        ToolCall("zoom", {"media": 0, "box": [100, 100, 300, 300]})
-    """
-
-    operation: str
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Mask:
     """Pixels of one image or one frame, run-length encoded as COCO does.
 
@@ -112,6 +86,65 @@ class Mask:
     size: tuple[int, int]
     """Height, width in pixels of the media."""
     counts: str
+
+
+class AnswerKind(Enum):
+    """How an answer is held against the truth (scoring.py)."""
+
+    EXACT = "exact"
+    NUMBER = "number"
+    TEXT = "text"
+    BOX = "box"
+    SPAN = "span"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is true of one place or time: what a step's observation can be held against.
+
+    Example:
+        Evidence("read_text", media=0, box=(120, 340, 200, 360), text="KX42")
+    """
+
+    operation: str
+    """The tool whose observations it judges."""
+    media: int = 0
+    """Index into the sample's media."""
+    box: Box | None = None
+    mask: Mask | None = None
+    text: str | None = None
+    span: Span | None = None
+    time_s: float | None = None
+    """Of the frame the box or mask is of; None for an image."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Media, a question, and (in training and evaluation) the answer.
+
+    Example:
+        Sample(id="coins-1", media=(media,), question="How many coins?", answer="24")
+    """
+
+    id: str
+    media: tuple[Media, ...]
+    question: str
+    answer: str | None = None
+    answer_kind: AnswerKind = AnswerKind.EXACT
+    evidence: tuple[Evidence, ...] = ()
+    """Ground truth, where there is any; the policy never sees it."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One parsed call; `arguments` has passed the tool's schema.
+
+    Example:
+        ToolCall("zoom", {"media": 0, "box": [100, 100, 300, 300]})
+    """
+
+    operation: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,3 +227,18 @@ class Trajectory:
     """What ended it, where the status is FAILED."""
     stage_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds by stage: vision, prefill, decode, parse, tool.<name>.<part>, …"""
+
+
+@dataclass(frozen=True)
+class RewardParts:
+    """One trajectory's reward, part by part and before weights; METHOD.md's R(τ)."""
+
+    task: float
+    curiosity: float
+    coherence: float
+    length: float
+    """R_len, subtracted."""
+    invalid: float
+    """R_inv, subtracted."""
+    total: float
+    """With the weights of the stage it was computed in."""

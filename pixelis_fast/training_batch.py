@@ -1,0 +1,148 @@
+"""Trajectories -> one packed batch for the policy's own forward: no padding, no re-tokenising.
+
+A row of the batch predicts the token behind it, so numbers per token (weights, advantages,
+log-probs) move up by one: `rows` does that, in one place. A picture that several trajectories show
+is encoded once. Knows no loss.
+
+Shapes: N = tokens of all trajectories, P = patches, K = values of a patch, M = vision tokens,
+D = hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
+from pixelis_fast.policy.decoder import Apply, apply_at_once
+from pixelis_fast.policy.image import Patches
+from pixelis_fast.policy.model import Policy
+from pixelis_fast.policy.positions import Grid, mrope_positions
+from pixelis_fast.types import Trajectory, VisionSpan
+
+IGNORE = -100
+LoadPatches = Callable[[str], Patches]
+"""Media id -> its patches (`Views.patches`)."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one forward and its losses take.
+
+    Example:
+        batch = training_batch(policy, trajectories, agent.views.patches)
+        hidden_ND = batch.hidden(policy)
+        weights_N = batch.rows([token_weights(t.roles) for t in trajectories])
+    """
+
+    packed: PackedBatch
+    """Without vision features: those come from the weights of the moment."""
+    targets_N: Tensor
+    """The token behind each row; IGNORE in a trajectory's last row."""
+    patches_PK: Tensor | None
+    grids: tuple[Grid, ...]
+    """One per picture or video, each once."""
+    feature_index_M: Tensor | None
+    """Which feature stands at `visual_index_M`."""
+    visual_index_M: Tensor | None
+
+    @property
+    def lengths(self) -> list[int]:
+        return self.packed.lengths
+
+    def rows(self, values: Sequence[Sequence[float]]) -> Tensor:
+        """One number per token -> (N) fp32: that of the token each row predicts, 0 in last rows."""
+        found = [len(each) for each in values]
+        if found != self.lengths:
+            raise ValueError(f"values: expected one per token {self.lengths}, got {found}")
+        moved = [torch.tensor([*each[1:], 0.0], dtype=torch.float32) for each in values]
+        return torch.cat(moved).to(self.targets_N.device)
+
+    def hidden(self, policy: Policy, *, apply: Apply = apply_at_once) -> Tensor:
+        """(N, D) behind the final norm, with gradients where they are enabled."""
+        if self.patches_PK is None:
+            return policy.hidden(self.packed, apply=apply)
+        features = policy.encode_vision(self.patches_PK, self.grids)
+        shown = pick(features, self.feature_index_M)
+        packed = replace(self.packed, visual_index_M=self.visual_index_M, visual=shown)
+        return policy.hidden(packed, apply=apply)
+
+
+def training_batch(
+    policy: Policy, trajectories: Sequence[Trajectory], load_patches: LoadPatches
+) -> TrainingBatch:
+    """The trajectories end to end on the policy's device; ValueError for an empty one."""
+    device, merge = policy.device, policy.config.vision.merge_size
+    lengths = [len(trajectory.ids) for trajectory in trajectories]
+    positions = [positions_of(trajectory, merge) for trajectory in trajectories]
+    packed = PackedBatch(
+        input_ids_N=torch.tensor([i for t in trajectories for i in t.ids], device=device),
+        positions_3N=torch.cat(positions, dim=1).to(device),
+        lengths=lengths,
+    )
+    targets = [token for t in trajectories for token in [*t.ids[1:], IGNORE]]
+    vision = gather_vision(trajectories, load_patches, merge)
+    moved = [None if tensor is None else tensor.to(device) for tensor in vision.tensors]
+    return TrainingBatch(packed, torch.tensor(targets, device=device), moved[0], vision.grids,
+                         moved[1], moved[2])  # fmt: skip
+
+
+def positions_of(trajectory: Trajectory, merge: int) -> Tensor:
+    """(3, n) mRoPE positions of one trajectory."""
+    pieces: list[int | tuple[int, int, int]] = []
+    end = 0
+    for span in trajectory.spans:
+        if span.start > end:
+            pieces.append(span.start - end)
+        _, height, width = span.grid_thw
+        pieces.append((1, height // merge, width // merge))
+        end = span.start + span.num_tokens
+    if len(trajectory.ids) > end:
+        pieces.append(len(trajectory.ids) - end)
+    return mrope_positions(pieces, 0)[0]
+
+
+@dataclass(frozen=True)
+class GatheredVision:
+    """Every media once, and which of its features stands where."""
+
+    grids: tuple[Grid, ...]
+    tensors: tuple[Tensor | None, Tensor | None, Tensor | None]
+    """patches_PK, feature_index_M, visual_index_M."""
+
+
+def gather_vision(
+    trajectories: Sequence[Trajectory], load_patches: LoadPatches, merge: int
+) -> GatheredVision:
+    spans = [(start, span) for start, t in with_starts(trajectories) for span in t.spans]
+    if not spans:
+        return GatheredVision((), (None, None, None))
+    grids = {span.media_id: span.grid_thw for _, span in spans}
+    tokens = [t * (h // merge) * (w // merge) for t, h, w in grids.values()]
+    first = dict(zip(grids, accumulate(tokens, initial=0), strict=False))
+    patches_PK = torch.cat([load_patches(media_id).patches_PK for media_id in grids])
+    features = [feature_rows(first[span.media_id], span) for _, span in spans]
+    places = [torch.arange(span.num_tokens) + start + span.start for start, span in spans]
+    return GatheredVision(
+        tuple(grids.values()), (patches_PK, torch.cat(features), torch.cat(places))
+    )
+
+
+def with_starts(trajectories: Sequence[Trajectory]) -> list[tuple[int, Trajectory]]:
+    """Each trajectory with the row it begins at."""
+    starts = accumulate((len(t.ids) for t in trajectories), initial=0)
+    return list(zip(starts, trajectories, strict=False))
+
+
+def feature_rows(first: int, span: VisionSpan) -> Tensor:
+    return torch.arange(span.num_tokens) + first + span.frame * span.num_tokens
+
+
+def pick(features: VisionFeatures, index_M: Tensor | None) -> VisionFeatures:
+    assert index_M is not None
+    layers = tuple(layer_MD.index_select(0, index_M) for layer_MD in features.deepstack)
+    return VisionFeatures(features.embeds_MD.index_select(0, index_M), layers)
