@@ -91,10 +91,10 @@ class Run:
         return not (self.is_waiting or self.leader is not None or self.is_preempted)
 
     @property
-    def shares_with(self) -> tuple[str, str] | None:
+    def shares_with(self) -> tuple[str, str, str] | None:
         """Equal for runs that may share a prompt."""
-        key = self.request.group_key
-        return None if key is None else (self.request.salt, key)
+        key, under = self.request.group_key, self.request.under
+        return None if key is None else (self.request.salt, key, under.version if under else "")
 
     def emit(self, event: Event) -> None:
         if self.on_event is not None:

@@ -52,7 +52,7 @@ class Sessions:
         assert leader.session is not None
         while True:
             try:
-                run.session = self._engine.fork(leader.session)
+                self._begin(run, self._engine.fork(leader.session))
                 return True
             except KVBudgetError:
                 if not self._evict_waiting():
@@ -61,8 +61,14 @@ class Sessions:
     def _of(self, run: Run) -> Session:
         """The run's session, opened where it has none yet."""
         if run.session is None:
-            run.session = self._engine.open(salt=run.request.salt)
+            request = run.request
+            return self._begin(run, self._engine.open(salt=request.salt, under=request.under))
         return run.session
+
+    def _begin(self, run: Run, session: Session) -> Session:
+        """From here on the version is settled, whatever is published."""
+        run.session, run.trajectory.policy_version = session, session.version
+        return session
 
     def close(self, run: Run) -> None:
         if run.session is not None:

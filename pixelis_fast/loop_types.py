@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pixelis_fast.grammar import ToolGrammar
+from pixelis_fast.policy.published import Published
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.types import Observation, Sample, ToolCall, Trajectory
 
@@ -43,6 +44,8 @@ class Request:
     """Wall time from admission to the end; waiting for tools counts, the queue does not."""
     salt: str = ""
     """Requests of one salt may share kept prompts; a tenant's name keeps tenants apart."""
+    under: Published | None = None
+    """The version to run under, a candidate that nobody else is served; None: what is served."""
     group_key: str | None = None
     """Requests with one key have equal prompts, and the prompt is computed once for all."""
     grammar: ToolGrammar | None = None

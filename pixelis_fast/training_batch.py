@@ -46,6 +46,8 @@ class TrainingBatch:
     patches_PK: Tensor | None
     grids: tuple[Grid, ...]
     """One per picture or video, each once."""
+    media_ids: tuple[str, ...]
+    """Which, in the same order."""
     feature_index_M: Tensor | None
     """Which feature stands at `visual_index_M`."""
     visual_index_M: Tensor | None
@@ -64,11 +66,22 @@ class TrainingBatch:
 
     def hidden(self, policy: Policy, *, apply: Apply = apply_at_once) -> Tensor:
         """(N, D) behind the final norm, with gradients where they are enabled."""
+        return self.hidden_behind(policy, self.encode(policy), apply=apply)
+
+    def encode(self, policy: Policy) -> VisionFeatures | None:
+        """Tokens of every picture once, in the order of `grids`; None without pictures."""
         if self.patches_PK is None:
-            return policy.hidden(self.packed, apply=apply)
-        features = policy.encode_vision(self.patches_PK, self.grids)
-        shown = pick(features, self.feature_index_M)
-        packed = replace(self.packed, visual_index_M=self.visual_index_M, visual=shown)
+            return None
+        return policy.encode_vision(self.patches_PK, self.grids)
+
+    def hidden_behind(
+        self, policy: Policy, features: VisionFeatures | None, *, apply: Apply = apply_at_once
+    ) -> Tensor:
+        """`hidden` for one that needs the pictures' tokens itself."""
+        packed = self.packed
+        if features is not None:
+            shown = pick(features, self.feature_index_M)
+            packed = replace(packed, visual_index_M=self.visual_index_M, visual=shown)
         return policy.hidden(packed, apply=apply)
 
 
@@ -86,9 +99,15 @@ def training_batch(
     )
     targets = [token for t in trajectories for token in [*t.ids[1:], IGNORE]]
     vision = gather_vision(trajectories, load_patches, merge)
-    moved = [None if tensor is None else tensor.to(device) for tensor in vision.tensors]
-    return TrainingBatch(packed, torch.tensor(targets, device=device), moved[0], vision.grids,
-                         moved[1], moved[2])  # fmt: skip
+    return TrainingBatch(
+        packed=packed,
+        targets_N=torch.tensor(targets, device=device),
+        patches_PK=None if vision is None else vision.patches_PK.to(device),
+        grids=() if vision is None else tuple(vision.grids.values()),
+        media_ids=() if vision is None else tuple(vision.grids),
+        feature_index_M=None if vision is None else vision.feature_index_M.to(device),
+        visual_index_M=None if vision is None else vision.visual_index_M.to(device),
+    )
 
 
 def positions_of(trajectory: Trajectory, merge: int) -> Tensor:
@@ -110,25 +129,26 @@ def positions_of(trajectory: Trajectory, merge: int) -> Tensor:
 class GatheredVision:
     """Every media once, and which of its features stands where."""
 
-    grids: tuple[Grid, ...]
-    tensors: tuple[Tensor | None, Tensor | None, Tensor | None]
-    """patches_PK, feature_index_M, visual_index_M."""
+    grids: dict[str, Grid]
+    patches_PK: Tensor
+    feature_index_M: Tensor
+    visual_index_M: Tensor
 
 
 def gather_vision(
     trajectories: Sequence[Trajectory], load_patches: LoadPatches, merge: int
-) -> GatheredVision:
+) -> GatheredVision | None:
     spans = [(start, span) for start, t in with_starts(trajectories) for span in t.spans]
     if not spans:
-        return GatheredVision((), (None, None, None))
+        return None
     grids = {span.media_id: span.grid_thw for _, span in spans}
     tokens = [t * (h // merge) * (w // merge) for t, h, w in grids.values()]
     first = dict(zip(grids, accumulate(tokens, initial=0), strict=False))
-    patches_PK = torch.cat([load_patches(media_id).patches_PK for media_id in grids])
-    features = [feature_rows(first[span.media_id], span) for _, span in spans]
-    places = [torch.arange(span.num_tokens) + start + span.start for start, span in spans]
     return GatheredVision(
-        tuple(grids.values()), (patches_PK, torch.cat(features), torch.cat(places))
+        grids=grids,
+        patches_PK=torch.cat([load_patches(media_id).patches_PK for media_id in grids]),
+        feature_index_M=torch.cat([feature_rows(first[s.media_id], s) for _, s in spans]),
+        visual_index_M=torch.cat([span_rows(start, span) for start, span in spans]),
     )
 
 
@@ -140,6 +160,11 @@ def with_starts(trajectories: Sequence[Trajectory]) -> list[tuple[int, Trajector
 
 def feature_rows(first: int, span: VisionSpan) -> Tensor:
     return torch.arange(span.num_tokens) + first + span.frame * span.num_tokens
+
+
+def span_rows(start: int, span: VisionSpan) -> Tensor:
+    """Rows of a span in a trajectory that begins at row `start`."""
+    return torch.arange(span.num_tokens) + start + span.start
 
 
 def pick(features: VisionFeatures, index_M: Tensor | None) -> VisionFeatures:

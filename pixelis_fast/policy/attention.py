@@ -74,10 +74,12 @@ def causal_attention(
     qkv = (queries_NHF, keys_NKF, values_NKF)
     if packing.bounds is not None:
         return _run_flash(qkv, packing, causal=True)
+    qkv = _trainable(qkv)
     if len(packing.lengths) == 1:
-        return _causal_one(*qkv)
+        return _causal_one(*qkv).to(queries_NHF.dtype)
     parts = (tensor.split(packing.lengths) for tensor in qkv)
-    return torch.cat([_causal_one(*sequence) for sequence in zip(*parts, strict=True)])
+    out_NHF = torch.cat([_causal_one(*sequence) for sequence in zip(*parts, strict=True)])
+    return out_NHF.to(queries_NHF.dtype)
 
 
 def cached_attention(
@@ -109,13 +111,14 @@ def segment_attention(
         return _run_flash(qkv, packing, causal=False)
     # Neighbours of one size (a video's frames) are one batch.
     runs = [(length, len(list(run))) for length, run in groupby(packing.lengths)]
-    parts = (tensor.split([length * count for length, count in runs]) for tensor in qkv)
-    return torch.cat(
+    parts = (tensor.split([length * count for length, count in runs]) for tensor in _trainable(qkv))
+    out_NHF = torch.cat(
         [
             _segments_of_one_size(q, k, v, count=count)
             for (_, count), q, k, v in zip(runs, *parts, strict=True)
         ]
     )
+    return out_NHF.to(queries_NHF.dtype)
 
 
 def cache_masks(
@@ -131,6 +134,17 @@ def cache_masks(
         else _lower_right(length, kv.tail_length, device, dtype)
         for length, kv in zip(lengths, caches, strict=True)
     ]
+
+
+def _trainable(qkv: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """In fp32 where a gradient follows on a CPU: there bf16 takes 1.7 times as long.
+
+    `bench/decode.py` prints both.
+    """
+    queries_NHF, keys_NKF, values_NKF = qkv
+    if queries_NHF.is_cuda or not queries_NHF.requires_grad:
+        return qkv
+    return queries_NHF.float(), keys_NKF.float(), values_NKF.float()
 
 
 def _lower_right(length: int, cached: int, device: torch.device, dtype: torch.dtype) -> Mask:

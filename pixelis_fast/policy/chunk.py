@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.cache import KVCache
 
 
@@ -102,3 +103,5 @@ class Piece:
     cache: KVCache
     position: int
     """mRoPE position of its first token."""
+    bank: AdapterBank | None = None
+    """Runs on the base beside it; None: the base alone."""

@@ -345,8 +345,37 @@ UNIT = PolicyConfig(
     vision_end=2051,
 )
 
+PIXELWORLD_5M = PolicyConfig(
+    text=TextConfig(
+        vocab_size=2048,
+        hidden_size=192,
+        num_layers=5,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=48,
+        intermediate_size=512,
+        mrope_section=(8, 8, 8),
+        max_positions=8192,
+    ),
+    vision=VisionConfig(
+        depth=4,
+        hidden_size=128,
+        num_heads=4,
+        intermediate_size=384,
+        out_hidden_size=192,
+        deepstack_layers=(0, 1, 2),
+        num_positions=256,
+    ),
+    tied=True,
+    image_pad=2000,
+    video_pad=2001,
+    vision_start=2002,
+    vision_end=2003,
+)
+
 PRESETS: dict[str, PolicyConfig] = {
     "unit": UNIT,
+    "pixelworld-5m": PIXELWORLD_5M,
     "bench-36m": BENCH_36M,
     "qwen3-vl-2b": QWEN3_VL_2B,
     "qwen3-vl-4b": QWEN3_VL_4B,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,22 @@ Apply = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 def apply_at_once(linear: Callable[[Tensor], Tensor], x_ND: Tensor) -> Tensor:
     return linear(x_ND)
+
+
+class Site(NamedTuple):
+    """Which linear layer of a decoder: adapters belong to places, not to one policy's modules."""
+
+    layer: int
+    name: str
+    """qkv, out, gate_up or down."""
+
+
+class Projection(nn.Linear):
+    """A linear layer without bias that knows its place."""
+
+    def __init__(self, inputs: int, outputs: int, site: Site) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.site = site
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,11 @@ class Attention(nn.Module):
         self.index = index
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
-        self.qkv = nn.Linear(config.hidden_size, config.qkv_size, bias=False)
+        self.qkv = Projection(config.hidden_size, config.qkv_size, Site(index, "qkv"))
         self.q_norm = nn.Parameter(torch.ones(config.head_dim))
         self.k_norm = nn.Parameter(torch.ones(config.head_dim))
-        self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
+        mixed_size = config.num_heads * config.head_dim
+        self.out = Projection(mixed_size, config.hidden_size, Site(index, "out"))
 
     def forward(self, x_ND: Tensor, context: Context) -> Tensor:
         qkv = context.apply(self.qkv, x_ND).view(x_ND.shape[0], -1, self.head_dim)
@@ -94,8 +112,8 @@ class Layer(nn.Module):
         self.attention_norm = RMSNorm(size, eps)
         self.attention = Attention(config, index)
         self.mlp_norm = RMSNorm(size, eps)
-        self.gate_up = nn.Linear(size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, size, bias=False)
+        self.gate_up = Projection(size, 2 * config.intermediate_size, Site(index, "gate_up"))
+        self.down = Projection(config.intermediate_size, size, Site(index, "down"))
 
     def forward(self, x_ND: Tensor, context: Context) -> Tensor:
         x_ND = x_ND + self.attention(self.attention_norm(x_ND), context)

@@ -26,6 +26,7 @@ from pixelis_fast.policy.kv_budget import evict_cache, host_bytes, needed_bytes,
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.policy.packed import updates
 from pixelis_fast.policy.prefix_cache import PrefixCache
+from pixelis_fast.policy.published import Published, Shelf
 from pixelis_fast.policy.rounds import Plan, Run, run_plans
 from pixelis_fast.policy.segments import Segment
 from pixelis_fast.policy.session import Session
@@ -66,7 +67,8 @@ class Engine:
         config: EngineConfig | None = None,
         version: str = "base",
     ) -> None:
-        self.policy, self.config, self.version = policy, config or EngineConfig(), version
+        self.policy, self.config = policy, config or EngineConfig()
+        self.shelf = Shelf(version, keep=self.config.keep_versions)
         self.prefixes = PrefixCache(byte_budget=self.config.prefix_cache_bytes)
         self.vision = VisionCache(policy, byte_budget=self.config.vision_cache_bytes)
         self._use_prefixes = self.config.keep_kv and self.config.prefix_cache_bytes > 0
@@ -80,17 +82,26 @@ class Engine:
         self._sessions: WeakSet[Session] = WeakSet()
         self._counters = Counters()
 
+    @property
+    def version(self) -> str:
+        """What a new session without a salt is opened under."""
+        return self.shelf.serving().version
+
     def spans(self) -> Spans:
         """A clock that waits for this engine's device."""
         on_cuda = self.policy.device.type == "cuda"
         return Spans(sync=torch.cuda.synchronize) if on_cuda else Spans()
 
-    def open(self, *, salt: str = "") -> Session:
+    def open(self, *, salt: str = "", under: Published | None = None) -> Session:
         """A new session; nothing is allocated before its first tokens.
 
-        Sessions share prefixes only with sessions of the same salt (a tenant).
+        Sessions share prefixes only with sessions of the same salt (a tenant). The version that it
+        opens under, what the salt is served unless `under` names one, stays its own to the end.
         """
-        return self._register(Session(self._new_cache(), self._no_sum(), self.version, salt))
+        pinned = under or self.shelf.serving(salt)
+        session = Session(self._new_cache(), self._no_sum(), pinned.version, salt)
+        session.bank = pinned.bank
+        return self._register(session)
 
     @torch.inference_mode()
     def fork(self, session: Session) -> Session:
@@ -113,6 +124,7 @@ class Engine:
             session.history,
             session.opening,
             session.num_summed,
+            session.bank,
         )
         self._counters.forks += 1
         self._counters.tokens_shared += cache.length
@@ -143,13 +155,28 @@ class Engine:
         """The weights were changed in place and are now `version`.
 
         Earlier prefixes are strangers from here on. Encoded pictures stay unless the tower's
-        weights changed too. Open sessions go on with the keys and values that they have.
+        weights changed too. Open sessions go on with the keys and values that they have. Banks
+        belonged to the weights as they were: none is served, and none can be gone back to.
         """
-        self.version = version
+        self.shelf.reset(version)
         self.prefixes.clear()
         self.vision.follow_tower()
         self._forward.forget_weights()
         self._counters.publishes += 1
+
+    def publish_bank(self, published: Published, *, salt: str = "") -> None:
+        """New sessions (of this salt, if one is given) run under this bank: a pointer's change.
+
+        Open ones keep theirs; all versions share each forward.
+        """
+        self.shelf.publish(published, salt=salt)
+        self._counters.publishes += 1
+
+    def rollback(self, version: str, *, salt: str = "") -> Published:
+        """New sessions run under a kept version again, bit for bit; ValueError for another."""
+        found = self.shelf.rollback(version, salt=salt)
+        self._counters.publishes += 1
+        return found
 
     def stats(self) -> EngineStats:
         caches = [session.cache for session in self._sessions]
@@ -276,8 +303,9 @@ class Engine:
             session.opening = None
             return
         session.opening = session.opening + chunk
-        # A session that outlived a publish has keys and values of both weights.
-        if self._use_prefixes and session.version == self.version:
+        # A session that outlived an update in place has keys and values of both weights.
+        is_known = self.shelf.serving(session.salt).version == session.version
+        if self._use_prefixes and is_known:
             self.prefixes.keep(self._owner(session), session.opening, session.cache.snapshot())
 
     def _new_cache(self, segments: tuple[Segment, ...] = ()) -> KVCache:

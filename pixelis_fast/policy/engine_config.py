@@ -29,15 +29,18 @@ class EngineConfig:
     """On a CPU in fp32: a second copy of the matrices in MKL's layout (policy/packed.py)."""
     static_decode: bool = False
     """Single tokens run in buffers of their own, on CUDA as recorded graphs; kv_bytes does not
-    count them. On a CPU it only costs (policy/static_decode.py)."""
+    count them. On a CPU it only costs (policy/static_decode.py). A forward of sessions of several
+    versions runs without it."""
     prefill_chunk: int | None = None
     """A longer chunk runs as several forwards of up to so many tokens each; None: in one."""
+    keep_versions: int = 8
+    """Published adapter banks that a rollback can reach."""
 
     def __post_init__(self) -> None:
         for name in ("vision_cache_bytes", "prefix_cache_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)}")
-        for name in ("kv_bytes", "prefill_chunk"):
+        for name in ("kv_bytes", "prefill_chunk", "keep_versions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected >= 1 or None, got {getattr(self, name)}")
         if self.batch_invariant and self.share_prefix:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelis_fast.policy.adapter_route import apply_by_row
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures, pack
 from pixelis_fast.policy.chunk import Chunk, Piece, VisionSlot
-from pixelis_fast.policy.decoder import Apply, apply_at_once
-from pixelis_fast.policy.model import Policy
+from pixelis_fast.policy.decoder import Apply
+from pixelis_fast.policy.model import Policy, default_apply
 from pixelis_fast.policy.packed import PackedLinears
 from pixelis_fast.policy.positions import mrope_positions
 from pixelis_fast.policy.static_decode import StaticDecoder
@@ -55,7 +56,8 @@ class Forward:
         self._static = StaticDecoder(policy) if static_decode else None
         self._packed = PackedLinears()
         self._invariant = invariant
-        self._apply: Apply = self._packed if packed_weights else apply_at_once
+        use_packed = packed_weights and not invariant
+        self._apply: Apply = self._packed if use_packed else default_apply(invariant)
 
     def forget_weights(self) -> None:
         """They changed, perhaps behind torch's back."""
@@ -71,7 +73,9 @@ class Forward:
         packed = [self.pack(piece.chunk, piece.position, encoded) for piece in pieces]
         batch = pack([one for one, _ in packed])
         caches = [piece.cache for piece in pieces]
-        hidden_ND = self.policy.hidden(batch, caches, invariant=self._invariant, apply=self._apply)
+        banks = [piece.bank for piece in pieces]
+        apply = apply_by_row(banks, batch.lengths, self._apply, device=self.policy.device)
+        hidden_ND = self.policy.hidden(batch, caches, invariant=self._invariant, apply=apply)
         return Computed(hidden_ND, batch.lengths, [position for _, position in packed])
 
     def next_logits(self, computed: Computed) -> Tensor:

@@ -82,6 +82,11 @@ PRESET_LIMITS: dict[str, MediaLimits] = {
         ImageLimits(min_pixels=64 * 64, max_pixels=128 * 128),
         VideoLimits(max_pixels=8 * 64 * 96, max_frames=8),
     ),
+    # 36 merged tokens per image, two frame pairs of 16: text of PixelWorld is unreadable at this.
+    "pixelworld-5m": MediaLimits(
+        ImageLimits(min_pixels=160 * 160, max_pixels=192 * 192),
+        VideoLimits(max_pixels=4 * 128 * 128, fps=1.0, max_frames=4),
+    ),
     # The probe's image: 448 x 448, 196 merged tokens.
     "bench-36m": MediaLimits(
         ImageLimits(max_pixels=448 * 448),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
 from pixelis_fast.policy.cache import ROOM, KVCache
@@ -45,6 +46,9 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Keep one activation per layer and compute the rest again in backward: less memory, a
+        third more time."""
         text = config.text
         self.vision = VisionTower(config.vision)
         self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
@@ -87,12 +91,13 @@ class Policy(nn.Module):
         caches: Sequence[KVCache] | None = None,
         *,
         invariant: bool = False,
-        apply: Apply = apply_at_once,
+        apply: Apply | None = None,
     ) -> Tensor:
         """(N, D) behind the final norm; with caches, sequence b goes on behind caches[b].
 
         With `invariant` a token's bits do not depend on its batch (policy/invariant.py); caches
-        must come from `new_cache(invariant=True)`. `apply` runs the linear layers.
+        must come from `new_cache(invariant=True)`. `apply` runs the linear layers: whoever gives
+        one with `invariant` keeps the promise there.
         """
         if caches is not None:
             check_caches(caches, batch.lengths)
@@ -103,7 +108,7 @@ class Policy(nn.Module):
             else plain_attend(batch.lengths, caches, like=like)
         )
         rotation = self.rotation(batch.positions_3N)
-        context = Context(rotation, attend, rows_apply if invariant else apply)
+        context = Context(rotation, attend, apply or default_apply(invariant))
         hidden_ND = self.run_layers(batch, context)
         for kv, length in zip(caches or (), batch.lengths, strict=False):
             kv.advance(length)
@@ -114,17 +119,18 @@ class Policy(nn.Module):
         x_ND = self._embed(batch)
         deepstack = batch.visual.deepstack if batch.visual is not None else ()
         for index, layer in enumerate(self.layers):
-            x_ND = layer(x_ND, context)
+            x_ND = run_layer(layer, x_ND, context, recompute=self.recompute)
             if index < len(deepstack):
+                assert batch.visual_index_M is not None, "PackedBatch has both or neither"
                 x_ND = x_ND.index_add(0, batch.visual_index_M, deepstack[index].to(x_ND.dtype))
         return self.norm(x_ND)
 
     def logits(
-        self, hidden_ND: Tensor, *, invariant: bool = False, apply: Apply = apply_at_once
+        self, hidden_ND: Tensor, *, invariant: bool = False, apply: Apply | None = None
     ) -> Tensor:
         """(N, V) in fp32."""
         head = Head(self.embed_tokens.weight) if self.lm_head is None else self.lm_head
-        return (rows_apply if invariant else apply)(head, hidden_ND).float()
+        return (apply or default_apply(invariant))(head, hidden_ND).float()
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         x_ND = self.embed_tokens(batch.input_ids_N)
@@ -142,6 +148,16 @@ class Policy(nn.Module):
             section=text.mrope_section,
             dtype=self.dtype,
         )
+
+
+def run_layer(layer: nn.Module, x_ND: Tensor, context: Context, *, recompute: bool) -> Tensor:
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, x_ND, context, use_reentrant=False)
+    return layer(x_ND, context)
+
+
+def default_apply(invariant: bool) -> Apply:
+    return rows_apply if invariant else apply_at_once
 
 
 def check_caches(caches: Sequence[KVCache], lengths: Sequence[int]) -> None:

@@ -36,6 +36,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, source: nn.Linear) -> None:
         super().__init__()
+        self.site = getattr(source, "site", None)
         rows, columns = source.weight.shape
         device, dtype = source.weight.device, source.weight.dtype
         int8_ID = torch.empty(rows, columns, dtype=torch.int8, device=device)

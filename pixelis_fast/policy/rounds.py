@@ -75,7 +75,9 @@ def _start(plan: Plan, prefill_chunk: int | None) -> Run:
 
 def _round(forward: Forward, runs: Sequence[Run], encoded: Encoded) -> Tensor:
     """The next piece of each, in one forward; logits behind each."""
-    pieces = [Piece(run.pieces[0], run.plan.cache, run.position) for run in runs]
+    pieces = [
+        Piece(run.pieces[0], run.plan.cache, run.position, run.plan.session.bank) for run in runs
+    ]
     computed = forward.run(pieces, encoded)
     sums = computed.sums([run.take_count() for run in runs])
     torch._foreach_add_([run.sum_D for run in runs], sums)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.cache import KVCache
 from pixelis_fast.policy.chunk import Chunk
 
@@ -30,6 +31,8 @@ class Session:
     opening: Chunk | None = field(default_factory=lambda: Chunk([]))
     """What opened the session; None as soon as tokens were generated behind it."""
     num_summed: int = 0
+    bank: AdapterBank | None = None
+    """Of its version, for as long as it is open; None: the base alone."""
 
     @property
     def is_evicted(self) -> bool:

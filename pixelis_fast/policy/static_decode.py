@@ -4,8 +4,10 @@ A step of many sessions, one new token each, is hundreds of small kernels: launc
 leave a GPU waiting for Python. Here rows and room are rounded up to a bucket, every step of a
 bucket runs the same kernels on the same memory, and on CUDA the first one is recorded and replayed.
 The sessions' own caches stay the truth: a row mirrors one cache, is filled when another cache comes
-to it, and hands back each new token; shared segments are read once per row. On another device the
-same step runs without a recording. The recording itself has not run on a GPU yet.
+to it, and hands back each new token; shared segments are read once per row. A step under an adapter
+bank runs on a copy of its numbers that stays in place, so another version is a copy and no new
+recording. On another device the same step runs without a recording. The recording itself has not
+run on a GPU yet.
 
 Shapes: R = rows of the bucket, B <= R sessions, L = layers, H = query heads, K = key/value heads,
 G = H / K, F = head_dim, C = room in tokens, D = hidden, V = vocabulary.
@@ -21,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.batch import PackedBatch
 from pixelis_fast.policy.cache import KVCache
 from pixelis_fast.policy.chunk import Piece
-from pixelis_fast.policy.decoder import Context
+from pixelis_fast.policy.decoder import Apply, Context, apply_at_once
 from pixelis_fast.policy.model import Policy
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -57,12 +60,14 @@ class StaticDecoder:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._buckets: dict[tuple[int, int], Bucket] = {}
+        self._buckets: dict[tuple[int, int, bool], Bucket] = {}
+        self._adapters = AdapterSlot()
 
     def fits(self, pieces: Sequence[Piece]) -> bool:
-        """One text token for each of not too many sessions."""
+        """One text token for each of not too many sessions, all of one version."""
         one_each = all(len(piece.chunk.ids) == 1 and not piece.chunk.slots for piece in pieces)
-        return one_each and len(pieces) <= ROW_BUCKETS[-1]
+        is_one = all(piece.bank is pieces[0].bank for piece in pieces)
+        return one_each and is_one and len(pieces) <= ROW_BUCKETS[-1]
 
     @torch.inference_mode()
     def step(self, pieces: Sequence[Piece]) -> Tensor:
@@ -70,27 +75,66 @@ class StaticDecoder:
         rows = next(size for size in ROW_BUCKETS if size >= len(pieces))
         longest = max(piece.cache.length for piece in pieces) + 1
         room = longest + -longest % ROOM_STEP
-        if (rows, room) not in self._buckets:
-            self._buckets[rows, room] = Bucket(self._policy, rows, room)
-        return self._buckets[rows, room].step(pieces)
+        apply = self._take(pieces[0].bank)
+        key = rows, room, pieces[0].bank is not None
+        if key not in self._buckets:
+            self._buckets[key] = Bucket(self._policy, rows, room, apply)
+        return self._buckets[key].step(pieces)
 
     @property
     def nbytes(self) -> int:
-        return sum(bucket.nbytes for bucket in self._buckets.values())
+        return self._adapters.nbytes + sum(bucket.nbytes for bucket in self._buckets.values())
 
     def clear(self) -> None:
         """Gives every buffer and recording back."""
         self._buckets.clear()
+        self._adapters = AdapterSlot()
+
+    def _take(self, bank: AdapterBank | None) -> Apply:
+        if bank is None:
+            return apply_at_once
+        if not self._adapters.fits(bank):
+            # Recordings read the slot's own memory.
+            self._buckets = {key: each for key, each in self._buckets.items() if not key[2]}
+        return self._adapters.take(bank)
+
+
+class AdapterSlot:
+    """One bank's numbers at addresses that never change."""
+
+    def __init__(self) -> None:
+        self._slot: AdapterBank | None = None
+        self._holds: ReferenceType[AdapterBank] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self._slot is None else self._slot.nbytes
+
+    def fits(self, bank: AdapterBank) -> bool:
+        """Whether the bank can be copied in."""
+        slot = self._slot
+        return slot is not None and (slot.rank, slot.alpha) == (bank.rank, bank.alpha)
+
+    def take(self, bank: AdapterBank) -> Apply:
+        """The slot's own, once it holds the bank; a published bank never changes again."""
+        if not self.fits(bank):
+            self._slot = bank.copy().freeze()
+        elif self._holds is None or self._holds() is not bank:
+            assert self._slot is not None
+            torch._foreach_copy_(list(self._slot.parameters()), list(bank.parameters()))
+        self._holds = ref(bank)
+        assert self._slot is not None
+        return self._slot.apply()
 
 
 class Bucket:
     """Buffers and the recording of one size."""
 
-    def __init__(self, policy: Policy, rows: int, room: int) -> None:
+    def __init__(self, policy: Policy, rows: int, room: int, apply: Apply) -> None:
         text = policy.config.text
         device, dtype = policy.device, policy.dtype
         shape = (2, text.num_layers, rows, text.num_kv_heads, room, text.head_dim)
-        self._policy, self._room = policy, room
+        self._policy, self._room, self._apply = policy, room, apply
         # Zeros: a masked key is multiplied by 0, and NaN would stay NaN.
         self._kv_2LRKCF = torch.zeros(shape, dtype=dtype, device=device)
         self._inputs_3R = torch.zeros(3, rows, dtype=torch.long, device=device)
@@ -181,7 +225,7 @@ class Bucket:
             return mixed.flatten(1, 2)
 
         batch = PackedBatch(ids_R, positions_R.expand(3, -1), [1] * len(ids_R))
-        context = Context(policy.rotation(batch.positions_3N), attend)
+        context = Context(policy.rotation(batch.positions_3N), attend, self._apply)
         self._hidden_RD.copy_(policy.run_layers(batch, context))
 
     def _hand_back(self, rows: Sequence[int], caches: Sequence[KVCache]) -> None:

@@ -86,6 +86,13 @@ class Tokenizer:
         """The small one that ships with the package; see build_tokenizer.py."""
         return cls.from_folder(EMBEDDED_FOLDER)
 
+    @classmethod
+    def pixelworld(cls) -> Tokenizer:
+        """The embedded one with a short prompt, for policies trained on the six tools."""
+        tokenizer = cls.embedded()
+        tokenizer.hf.chat_template = (EMBEDDED_FOLDER / "pixelworld_template.jinja").read_text()
+        return tokenizer
+
     @property
     def never_sampled(self) -> frozenset[int]:
         """All added tokens but the three a turn may contain."""

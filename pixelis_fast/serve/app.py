@@ -5,8 +5,9 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,6 +25,8 @@ from pixelis_fast.serve.errors import ApiError, broken
 from pixelis_fast.serve.service import Service
 
 LOG = logging.getLogger(__name__)
+Beside = Callable[[Service], AbstractContextManager[Any]]
+"""What runs beside the server (learning.py)."""
 GUARDED = "/v1/"
 """Paths that ask for the key; a trace's own id is what opens it."""
 ROUTES = [
@@ -39,8 +42,10 @@ ROUTES = [
 ]
 
 
-def make_app(agent: Agent, config: ServeConfig) -> Starlette:
+def make_app(agent: Agent, config: ServeConfig, *, beside: Beside | None = None) -> Starlette:
     """An ASGI application that starts the agent's loop with itself and stops with it.
+
+    `beside` is entered when the loop runs and left when the requests have ended.
 
     Example:
         uvicorn.run(make_app(build_agent(AgentConfig()), ServeConfig()))
@@ -51,8 +56,9 @@ def make_app(agent: Agent, config: ServeConfig) -> Starlette:
     async def life(app: Starlette) -> AsyncIterator[None]:
         service.loop.start()
         try:
-            yield
-            await service.drain()
+            with nullcontext() if beside is None else beside(service):
+                yield
+                await service.drain()
         finally:
             service.loop.close()
             service.close()

@@ -224,6 +224,7 @@ class ChatRun:
             if self.choices:
                 await service.in_thread(self._keep_traces)
                 self._measure(seconds)
+                self._tell()
         finally:
             await service.in_thread(
                 lambda: service.ledger.release([media.id for media in self._media])
@@ -233,6 +234,13 @@ class ChatRun:
                 # The ticket knows this run, and this run its choices: a circle that would keep
                 # every trajectory until the garbage collector comes by.
                 choice.ticket = None
+
+    def _tell(self) -> None:
+        """Of what the agent's own prompt and grammar made."""
+        if self.chat.functions.is_plain and not self.chat.stop:
+            for trajectory in self.trajectories():
+                for listener in self._service.listeners:
+                    listener(trajectory, self.chat.user)
 
     def _keep_traces(self) -> None:
         for choice in self.choices:

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 
 from pixelis_fast.agent import Agent
-from pixelis_fast.serve.app import make_app
+from pixelis_fast.serve.app import Beside, make_app
 from pixelis_fast.serve.config import ServeConfig
 
 BACKLOG = 2048
@@ -29,10 +29,12 @@ def bind(config: ServeConfig) -> socket.socket:
     return listening
 
 
-def make_server(agent: Agent, config: ServeConfig) -> uvicorn.Server:
+def make_server(
+    agent: Agent, config: ServeConfig, *, beside: Beside | None = None
+) -> uvicorn.Server:
     """A server that `run(sockets=[bind(config)])` starts; a signal stops it."""
     settings = uvicorn.Config(
-        make_app(agent, config),
+        make_app(agent, config, beside=beside),
         log_level="warning",
         access_log=False,
         backlog=BACKLOG,
@@ -44,6 +46,12 @@ def make_server(agent: Agent, config: ServeConfig) -> uvicorn.Server:
     return uvicorn.Server(settings)
 
 
-def serve(agent: Agent, config: ServeConfig, listening: socket.socket) -> None:
+def serve(
+    agent: Agent,
+    config: ServeConfig,
+    listening: socket.socket,
+    *,
+    beside: Beside | None = None,
+) -> None:
     """Serves until SIGINT or SIGTERM; requests in flight get `shutdown_s` to end."""
-    make_server(agent, config).run(sockets=[listening])
+    make_server(agent, config, beside=beside).run(sockets=[listening])

@@ -22,9 +22,11 @@ from pixelis_fast.serve.errors import ApiError
 from pixelis_fast.serve.media import MediaLedger
 from pixelis_fast.serve.metrics import Metrics
 from pixelis_fast.serve.traces import TraceRing
-from pixelis_fast.types import TokenRole
+from pixelis_fast.types import TokenRole, Trajectory
 
 Value = TypeVar("Value")
+Listener = Callable[[Trajectory, str], None]
+"""A finished trajectory and its tenant; on the event loop's thread, so it must not wait."""
 SEEDS = 2**63
 
 
@@ -51,14 +53,14 @@ class Service:
             vocab_size=text.vocab_size,
             max_thought_tokens=agent.config.rollout.max_thought_tokens,
         )
-        self.metrics = Metrics(
-            model=self.name,
-            stats={
-                "loop": self.loop.stats,
-                "engine": agent.engine.stats,
-                "tools": lambda: agent.tools.toolset.stats().to_json(),
-            },
-        )
+        self.stats: dict[str, Callable[[], Any]] = {
+            "loop": self.loop.stats,
+            "engine": agent.engine.stats,
+            "tools": lambda: agent.tools.toolset.stats().to_json(),
+        }
+        self.metrics = Metrics(model=self.name, stats=self.stats)
+        self.listeners: list[Listener] = []
+        """Are told of every completion by the agent's own tools, while its media are held."""
         self._prompt = PromptBuilder(agent.tokenizer, TOOL_SCHEMAS)
         # Apart: a long video must not hold up the prompts and traces of others.
         self._media_threads = ThreadPoolExecutor(config.media_threads, thread_name_prefix="media")

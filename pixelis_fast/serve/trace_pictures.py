@@ -57,13 +57,13 @@ class Picture:
         }
 
 
-def render(picture: Picture, store: MediaStore) -> bytes:
-    """JPEG of at most LONGEST_SIDE pixels a side; boxes are the page's to draw."""
+def render(picture: Picture, store: MediaStore, *, longest_side: int = LONGEST_SIDE) -> bytes:
+    """JPEG of at most so many pixels a side; boxes are the page's to draw."""
     frame_HWC = store.frame(picture.media_id, picture.time_s)
     if picture.mask is not None:
         frame_HWC = paint_mask(frame_HWC, picture.mask)
     image = Image.fromarray(frame_HWC)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.thumbnail((longest_side, longest_side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

@@ -79,7 +79,7 @@ def test_more_sessions_and_more_tokens_take_larger_buffers(policy, monkeypatch):
     for _ in range(8):
         both.decode(0, 1, 2)
     both.decode(*range(5))
-    assert sorted(both.buckets) == [(4, 96), (4, 192), (8, 192)]
+    assert sorted(both.buckets) == [(4, 96, False), (4, 192, False), (8, 192, False)]
 
 
 def test_another_session_in_place_of_a_closed_one(policy):

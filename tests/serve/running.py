@@ -77,10 +77,10 @@ class Running:
 
 
 @contextmanager
-def running(agent: Agent, **settings) -> Iterator[Running]:
+def running(agent: Agent, *, beside=None, **settings) -> Iterator[Running]:
     config = ServeConfig(**{"port": 0, "shutdown_s": 5.0, **settings})
     listening = bind(config)
-    server = make_server(agent, config)
+    server = make_server(agent, config, beside=beside)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
