@@ -29,6 +29,13 @@ NUM_DECIMALS = 3
 """Digits after the point of a time: milliseconds."""
 ANSWER_OPEN = b"<answer>"
 ANSWER_TAIL = r"answer_tail[lazy]: /\s?[^\s\x00-\x1f<](?s:.*)<\/answer>/"
+ANSWERS = rf"""
+untagged: UNTAGGED
+answer_head[lazy]: /(?s:.*)<answer>/
+{ANSWER_TAIL}
+UNTAGGED: /(?s:.*)[^\s\x00-\x1f](?s:.*)/ & NO_TAG
+NO_TAG: ~/(?s:.*)<answer>(?s:.*)/ & /(?s:.*)/
+"""
 CALL_HEAD, ARGUMENTS, CALL_TAIL = '\n{"name":"', '","arguments":', "}\n"
 
 
@@ -135,10 +142,12 @@ class GrammarState:
 
 
 def turn_lark(schemas: Mapping[str, Schema], *, with_thought: bool) -> str:
-    """The grammar of a turn in llguidance's dialect of Lark.
+    """The grammar of a turn in llguidance's dialect of Lark; without schemas, of an answer.
 
     No length is bounded here but the query's: a bounded thought multiplies the lexer's states.
     """
+    if not schemas:
+        return _answer_lark(with_thought=with_thought)
     calls = [
         f"{_literal(name + ARGUMENTS)} {json_value(argument_schema(tool))}"
         for name, tool in schemas.items()
@@ -155,14 +164,15 @@ call: {call}
     return rf"""
 start: (thought? call | answer_head answer_tail | untagged) <|im_end|>
 thought: THOUGHT
-untagged: UNTAGGED
-answer_head[lazy]: /(?s:.*)<answer>/
-call: {call}
-{ANSWER_TAIL}
 THOUGHT: /(?s:.+)/ & NO_TAG
-UNTAGGED: /(?s:.*)[^\s\x00-\x1f](?s:.*)/ & NO_TAG
-NO_TAG: ~/(?s:.*)<answer>(?s:.*)/ & /(?s:.*)/
-"""
+call: {call}
+{ANSWERS}"""
+
+
+def _answer_lark(*, with_thought: bool) -> str:
+    if with_thought:
+        return f"start: (answer_head answer_tail | untagged) <|im_end|>\n{ANSWERS}"
+    return f'start: "<answer>" answer_tail <|im_end|>\n{ANSWER_TAIL}\n'
 
 
 def _matcher(guide: LLTokenizer, lark: str) -> LLMatcher:

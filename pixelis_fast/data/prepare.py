@@ -1,0 +1,290 @@
+"""PixelWorld -> prepared training examples, every observation from the real tools.
+
+    python -m pixelis_fast.data.prepare runs/pixelworld/train --count 6000 --grounding 6000
+
+Two kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is left
+out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs only
+the picture: the task's first call, and one for things in it that nobody asked for. Some whole
+chains begin with a trap: a wrong call, what came back, and its correction.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
+from pixelis_fast.data.cota import CotaTurn
+from pixelis_fast.data.evident import is_evident
+from pixelis_fast.data.pixelworld.config import PixelWorldConfig
+from pixelis_fast.data.pixelworld.media import save_media
+from pixelis_fast.data.pixelworld.task import Plan, Task
+from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
+from pixelis_fast.data.pixelworld.world import PixelWorld
+from pixelis_fast.data.prepared import Example, PreparedWriter
+from pixelis_fast.data.traces import TraceBuilder
+from pixelis_fast.data.traps import trapped
+from pixelis_fast.prompt import PromptBuilder
+from pixelis_fast.schemas import TOOL_SCHEMAS
+from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
+from pixelis_fast.types import Media, Sample, ToolCall
+from pixelis_fast.views import Views
+
+GRID = 10
+"""Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
+SLACK = 20
+"""Added around what is zoomed or read: a box that is off by as much still shows the text."""
+NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1)
+SHOWN_KINDS = ("marker", "disk", "ball")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Example:
+    PrepareConfig(split="train", whole=6000, grounding=6000)
+    """
+
+    split: str = "train"
+    whole: int = 1000
+    grounding: int = 1000
+    direct: int = 0
+    """Tasks with the bare answer and no call: what a policy without tools imitates."""
+    seed: int = 0
+    policy: str = "pixelworld-5m"
+    """Whose tokenizer and pixel limits."""
+    trap_share: float = 0.15
+    asked_per_picture: int = 3
+    """Grounding examples about things that no question is about, per picture."""
+
+    @property
+    def num_tasks(self) -> int:
+        return max(self.whole, self.grounding, self.direct)
+
+
+class Preparer:
+    """Makes examples of tasks.
+
+    Example:
+        for example in Preparer(config).whole(task): ...
+    """
+
+    def __init__(self, config: PrepareConfig) -> None:
+        self.config = config
+        self.opened = opened_policy(config.policy)
+        self.tools: ToolBox = open_tools(ToolConfig())
+        self.views = Views(self.tools, self.opened.limits)
+        prompt = PromptBuilder(self.opened.tokenizer, TOOL_SCHEMAS)
+        self.builder = TraceBuilder(
+            self.opened.tokenizer, prompt=prompt, views=self.views, tools=self.tools
+        )
+
+    def whole(self, task: Task, media: Media) -> Example | None:
+        """One chain with its answer; None where the tools did not show it."""
+        rng = np.random.default_rng((self.config.seed, 1, number_of(task)))
+        # The shortest plan as often as all longer ones together.
+        longer = len(task.plans) > 1 and rng.random() < 0.5
+        plan = task.plans[rng.integers(1, len(task.plans)) if longer else 0]
+        turns = planned(plan)
+        if rng.random() < self.config.trap_share:
+            turns = trapped(turns, task, rng)
+        trajectory = self.builder.build(
+            self.sample(task, media), turns, answer=task.answer, thought=""
+        )
+        if not is_evident(task, trajectory):
+            return None
+        imitated = (*(turn.is_imitated for turn in turns), True)
+        hardness = min((task.difficulty + len(turns) / 6) / 2, 1.0)
+        return Example(trajectory, imitated, task.family, hardness)
+
+    def direct(self, task: Task, media: Media) -> Example:
+        trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
+        return Example(trajectory, (True,), task.family, task.difficulty)
+
+    def grounding(self, task: Task, media: Media) -> Iterator[Example]:
+        """Single calls, not run: the task's own, then of other things in the picture."""
+        rng = np.random.default_rng((self.config.seed, 2, number_of(task)))
+        plan = task.plans[rng.integers(len(task.plans))]
+        yield self._single(self.sample(task, media), planned(plan)[0], task)
+        for question, turn in asked(task, rng, self.config.asked_per_picture):
+            yield self._single(Sample(f"{task.id}-{question}", (media,), question), turn, task)
+
+    def sample(self, task: Task, media: Media) -> Sample:
+        return Sample(
+            id=task.id,
+            media=(media,),
+            question=task.question,
+            answer=task.answer,
+            answer_kind=task.answer_kind,
+            evidence=task.evidence,
+        )
+
+    def _single(self, sample: Sample, turn: CotaTurn, task: Task) -> Example:
+        trajectory = self.builder.build(sample, [turn], answer=None)
+        return Example(trajectory, (True,), task.family, task.difficulty)
+
+    def labels(self, task: Task, media: Media) -> np.ndarray | None:
+        """(M, L): what each visual token of a picture shows; None for a video."""
+        if len(task.frames) > 1:
+            return None
+        merge = self.opened.limits.image.patch.merge_size
+        _, height, width = self.views.grid_thw(media)
+        return cell_labels(task, height // merge, width // merge)
+
+
+def opened_policy(policy: str) -> OpenPolicy:
+    return open_policy(AgentConfig(policy=policy, random_weights=not Path(policy).is_dir()))
+
+
+def number_of(task: Task) -> int:
+    return int(task.id.rsplit("-", 1)[-1])
+
+
+def planned(plan: Plan) -> list[CotaTurn]:
+    return [CotaTurn(turn.thought, rounded(turn.call)) for turn in plan]
+
+
+def rounded(call: ToolCall) -> ToolCall:
+    """Points to the nearest ten, boxes outwards, with slack around what is looked at."""
+    arguments: dict[str, Any] = dict(call.arguments)
+    if "point" in arguments:
+        arguments["point"] = [round(value / GRID) * GRID for value in arguments["point"]]
+    if "box" in arguments:
+        slack = SLACK if call.operation in ("zoom", "read_text") else 0
+        x0, y0, x1, y1 = arguments["box"]
+        low = [max(value - slack, 0) // GRID * GRID for value in (x0, y0)]
+        high = [-(-min(value + slack, 1000) // GRID) * GRID for value in (x1, y1)]
+        arguments["box"] = low + high
+    return ToolCall(call.operation, arguments)
+
+
+def asked(task: Task, rng: np.random.Generator, count: int) -> list[tuple[str, CotaTurn]]:
+    """Questions for things that are the only one of their kind in the picture."""
+    if len(task.frames) > 1:
+        return []
+    names = Counter((thing.color, thing.shape) for thing in task.objects)
+    things = [
+        thing
+        for thing in task.objects
+        if thing.kind in SHOWN_KINDS and names[thing.color, thing.shape] == 1
+    ]
+    found = []
+    for index in rng.permutation(len(things))[:count]:
+        name = f"{things[index].color} {things[index].shape}"
+        x0, y0, x1, y1 = things[index].box
+        if rng.random() < 0.5:
+            call = ToolCall("segment", {"media": 0, "point": [(x0 + x1) // 2, (y0 + y1) // 2]})
+            found.append((f"segment the {name}", CotaTurn(f"i segment the {name}", rounded(call))))
+        else:
+            call = ToolCall("zoom", {"media": 0, "box": [x0, y0, x1, y1]})
+            found.append((f"look at the {name}", CotaTurn(f"i look at the {name}", rounded(call))))
+    return found
+
+
+def cell_labels(task: Task, rows: int, columns: int) -> np.ndarray:
+    """Colour and shape of the thing that covers a token's cell most, 0 for none."""
+    labels = np.zeros((rows, columns, 2), dtype=np.int64)
+    covered = np.full((rows, columns), 0.15)
+    for thing in task.objects:
+        if thing.kind not in SHOWN_KINDS:
+            continue
+        share = cell_shares(thing.box, rows, columns)
+        color, shape = list(COLORS).index(thing.color) + 1, SHAPES.index(thing.shape) + 1
+        wins = share > covered
+        labels[wins] = color, shape
+        covered = np.where(wins, share, covered)
+    return labels.reshape(rows * columns, 2)
+
+
+def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.ndarray:
+    """(rows, columns): share of each cell that the box covers."""
+    x0, y0, x1, y1 = (value / 1000 for value in box)
+    left, top = np.arange(columns) / columns, np.arange(rows) / rows
+    wide = np.clip(np.minimum(x1, left + 1 / columns) - np.maximum(x0, left), 0, None) * columns
+    high = np.clip(np.minimum(y1, top + 1 / rows) - np.maximum(y0, top), 0, None) * rows
+    return high[:, None] * wide[None]
+
+
+def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Counter[str]:
+    """Fills the folder; goes on behind what is there. How many examples of each family."""
+    torch.set_num_threads(1)
+    preparer = Preparer(config)
+    header = {
+        "policy": config.policy,
+        "split": config.split,
+        "seed": config.seed,
+        "num_labels": list(NUM_LABELS),
+    }
+    counts: Counter[str] = Counter()
+    generator = PixelWorld(replace(world, seed=config.seed))
+    patch = preparer.opened.limits.image.patch
+    with PreparedWriter(folder, header=header, patch=patch) as out:
+        done = out.last_number + 1
+        for number in track(range(done, config.num_tasks), "preparing"):
+            task = generator.task(config.split, number)
+            counts += add_task(out, preparer, task, number)
+            if number % 50 == 0:
+                out.flush()
+    return counts
+
+
+def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -> Counter[str]:
+    config, counts = preparer.config, Counter[str]()
+    media = stored(preparer.tools, task)
+    labels = preparer.labels(task, media)
+    known = {} if labels is None else {media.id: labels}
+    if number < config.whole:
+        example = preparer.whole(task, media)
+        counts[task.family if example is not None else f"{task.family}, not evident"] += 1
+        if example is not None:
+            out.add(example, preparer.views.patches, labels=known, number=number)
+    if number < config.grounding:
+        for example in preparer.grounding(task, media):
+            counts["grounding"] += 1
+            out.add(example, preparer.views.patches, labels=known, number=number)
+    if number < config.direct:
+        counts["direct"] += 1
+        direct = preparer.direct(task, media)
+        out.add(direct, preparer.views.patches, labels=known, number=number)
+    preparer.tools.store.forget(media.id)
+    return counts
+
+
+def stored(tools: ToolBox, task: Task) -> Media:
+    """The task's pixels in the tools' store."""
+    if len(task.frames) == 1:
+        return tools.media(tools.store.add_image(task.frames[0]).id)
+    with tempfile.TemporaryDirectory() as folder:
+        return tools.add_media(save_media(task, Path(folder)))
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Where the examples go.")],
+    count: Annotated[int, typer.Option(help="Tasks with a whole chain.")] = 1000,
+    grounding: Annotated[int, typer.Option(help="Tasks with single calls.")] = 1000,
+    direct: Annotated[int, typer.Option(help="Tasks with the bare answer.")] = 0,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
+    policy: Annotated[str, typer.Option(help="Whose tokens and pixel limits.")] = "pixelworld-5m",
+) -> None:
+    """Prepares PixelWorld's traces for supervised training."""
+    config = PrepareConfig(split, count, grounding, direct, seed, policy)
+    counts = prepare(folder, config, PixelWorldConfig(seed=seed))
+    table = Table("examples", "count")
+    for name, number in sorted(counts.items()):
+        table.add_row(name, str(number))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(command)
