@@ -33,6 +33,7 @@ from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
 from pixelis_fast.types import Sample
 from pixelis_fast.views import Views
 
+SHORT_PROMPT_PRESETS = frozenset({"pixelworld-5m"})
 MEASURING_PRESETS = frozenset({"unit", "bench-36m"})
 """Presets that nobody trained: they exist to be measured."""
 PROBE_TOKENS = 256
@@ -230,7 +231,8 @@ def random_preset(config: AgentConfig, *, device: torch.device, dtype: torch.dty
             f"policy: {config.policy} ships no weights; give a checkpoint folder, "
             "or ask for random weights (--random-weights)"
         )
-    tokenizer = Tokenizer.embedded()
+    short = config.policy in SHORT_PROMPT_PRESETS
+    tokenizer = Tokenizer.pixelworld() if short else Tokenizer.embedded()
     special = tokenizer.special
     preset = PRESETS[config.policy].with_special_ids(
         image_pad=special.image_pad,

@@ -1,0 +1,135 @@
+"""Auxiliary heads of supervised training: where a call points, read off one hidden state.
+
+They stand on the hidden state that precedes a call's arguments: which operation, which visual token
+(pointer), which box or point (regression), which span of time. From scratch, the token loss alone
+leaves localisation at chance for long; METHOD.md has the figures. `DenseHead` names what each
+visual token shows, where that is known. Training only: nothing of it is in a checkpoint's policy.
+
+Shapes: R = calls, N = rows of the batch, C = most visual tokens a call can point at, D = hidden,
+M = visual tokens, L = labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from pixelis_fast.head_targets import OPERATIONS, HeadTargets
+
+SMOOTH = 0.05
+"""Where smooth L1 turns linear, as a share of the picture."""
+
+
+@dataclass(frozen=True)
+class HeadLosses:
+    """Means over the calls that have such a target; 0 where none has."""
+
+    operation: Tensor
+    pointer: Tensor
+    region: Tensor
+    span: Tensor
+    pointed_right: float
+    """Share of pointers on the target's cell."""
+
+    def total(self) -> Tensor:
+        return self.operation + self.pointer + self.region + self.span
+
+
+class AuxiliaryHeads(nn.Module):
+    """Example:
+    losses = AuxiliaryHeads(192)(hidden_ND, targets)
+    (imitation + aux_weight * losses.total()).backward()
+    """
+
+    def __init__(self, hidden_size: int, pointer_size: int = 64) -> None:
+        super().__init__()
+        self.operation = nn.Linear(hidden_size, len(OPERATIONS))
+        self.query = nn.Linear(hidden_size, pointer_size)
+        self.key = nn.Linear(hidden_size, pointer_size)
+        self.region = nn.Linear(hidden_size, 4)
+        self.span = nn.Linear(hidden_size, 2)
+
+    def forward(self, hidden_ND: Tensor, targets: HeadTargets) -> HeadLosses:
+        hidden_RD = hidden_ND[targets.rows_R].float()
+        pointer, right = self._pointer(hidden_ND, hidden_RD, targets)
+        return HeadLosses(
+            operation=cross_entropy(self.operation(hidden_RD), targets.operations_R),
+            pointer=pointer,
+            region=region_loss(self.region(hidden_RD).sigmoid(), targets),
+            span=span_loss(self.span(hidden_RD).sigmoid(), targets),
+            pointed_right=right,
+        )
+
+    def _pointer(
+        self, hidden_ND: Tensor, hidden_RD: Tensor, targets: HeadTargets
+    ) -> tuple[Tensor, float]:
+        """Scaled dot product with the visual tokens' own hidden states."""
+        points_R = targets.cell_R >= 0
+        if not points_R.any():
+            return hidden_RD.sum() * 0, 0.0
+        cells_RC = targets.cells_RC[points_R]
+        keys_RCF = self.key(hidden_ND[cells_RC.clamp(min=0)].float())
+        query_RF = self.query(hidden_RD[points_R])
+        scores_RC = (keys_RCF * query_RF[:, None]).sum(-1) * query_RF.shape[-1] ** -0.5
+        scores_RC = scores_RC.masked_fill(cells_RC < 0, -torch.inf)
+        wanted_R = targets.cell_R[points_R]
+        right = (scores_RC.argmax(-1) == wanted_R).float().mean()
+        return cross_entropy(scores_RC, wanted_R), float(right)
+
+
+class DenseHead(nn.Module):
+    """Names what each visual token shows: one linear layer per kind of label.
+
+    Example:
+        loss = DenseHead(192, {"color": 7, "shape": 6})(features.embeds_MD, labels_ML)
+    """
+
+    def __init__(self, hidden_size: int, num_labels: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(hidden_size, count) for count in num_labels)
+
+    def forward(self, embeds_MD: Tensor, labels_ML: Tensor) -> Tensor:
+        """labels_ML (M, L) int64; a row of -100 is of no picture with labels."""
+        embeds_MD = embeds_MD.float()
+        pairs = zip(self.heads, labels_ML.unbind(1), strict=True)
+        losses = [cross_entropy(head(embeds_MD), labels_M) for head, labels_M in pairs]
+        return torch.stack(losses).mean()
+
+
+def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor:
+    """Smooth L1 on (centre x, centre y, width, height), and 1 - GIoU where there is a box."""
+    known_R4 = targets.region_known_R4
+    if not known_R4.any():
+        return found_R4.sum() * 0
+    apart_R4 = smooth_l1_loss(found_R4, targets.region_R4, beta=SMOOTH, reduction="none")
+    loss = apart_R4[known_R4].mean()
+    boxes_R = known_R4.all(dim=1)
+    if boxes_R.any():
+        loss = loss + (1 - box_giou(found_R4[boxes_R], targets.region_R4[boxes_R])).mean()
+    return loss
+
+
+def box_giou(a_R4: Tensor, b_R4: Tensor) -> Tensor:
+    """(R) generalised IoU of boxes given as centre and size (arXiv 1902.09630)."""
+    a_low, a_high = a_R4[:, :2] - a_R4[:, 2:] / 2, a_R4[:, :2] + a_R4[:, 2:] / 2
+    b_low, b_high = b_R4[:, :2] - b_R4[:, 2:] / 2, b_R4[:, :2] + b_R4[:, 2:] / 2
+    shared = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0).prod(1)
+    hull = (torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low)).prod(1).clamp(min=1e-9)
+    union = (a_R4[:, 2:].prod(1) + b_R4[:, 2:].prod(1) - shared).clamp(min=1e-9)
+    return shared / union - (hull - union) / hull
+
+
+def span_loss(found_R2: Tensor, targets: HeadTargets) -> Tensor:
+    """L1 + 1 - tIoU of (start, end) as shares of the duration."""
+    known_R = targets.span_known_R
+    if not known_R.any():
+        return found_R2.sum() * 0
+    found, wanted = found_R2[known_R].sort(dim=1).values, targets.span_R2[known_R]
+    shared = torch.minimum(found[:, 1], wanted[:, 1]) - torch.maximum(found[:, 0], wanted[:, 0])
+    hull = torch.maximum(found[:, 1], wanted[:, 1]) - torch.minimum(found[:, 0], wanted[:, 0])
+    tiou = shared.clamp(min=0) / hull.clamp(min=1e-6)
+    return (found - wanted).abs().mean() + (1 - tiou).mean()

@@ -1,0 +1,1 @@
+"""The three phases: one runnable `main(config)` each; they do not import each other."""

@@ -1,0 +1,291 @@
+"""Phase 1: supervised training on Chain-of-Thought-Action traces (METHOD.md).
+
+    python -m pixelis_fast.phases.sft --data runs/pixelworld/train --val runs/pixelworld/val \
+        --out runs/sft
+
+L = Σ m w CE / Σ m w + λ_aux L_aux: masked imitation with role weights, and the heads that say where
+calls point. Trains a preset from scratch or a checkpoint folder. What a step sees follows from the
+seed and its number, so a run that is killed and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pixelis_fast.agent import DTYPES, AgentConfig, OpenPolicy, open_policy
+from pixelis_fast.checkpoint_folder import save_folder
+from pixelis_fast.data.prepared import Example, Prepared
+from pixelis_fast.optimizer import MasterAdamW, OptimizerConfig
+from pixelis_fast.phases.sft_data import Curriculum, StepExamples
+from pixelis_fast.phases.sft_loss import LossConfig, SftModel, mean_metrics
+from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.snapshots import latest_snapshot, save_snapshot
+
+LOG, POLICY, ADAPTER, CONFIG = "log.jsonl", "policy", "adapter", "config.json"
+SNAPSHOTS = "snapshots"
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """All that decides a run; written beside its log.
+
+    Example:
+        main(SftConfig(data=("runs/pixelworld/train",), out="runs/sft"))
+    """
+
+    data: tuple[str, ...]
+    """Folders of prepared examples."""
+    out: str
+    policy: str = "pixelworld-5m"
+    """A preset, trained from scratch, or a checkpoint folder."""
+    validation: str | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    batch_tokens: int = 4096
+    lora_rank: int | None = None
+    """Train an adapter bank of this rank and leave the policy; None: train all of it."""
+    recompute: bool = False
+    """Gradient checkpointing in the decoder."""
+    dtype: str = "bfloat16"
+    """Of the forward; the optimizer's copies are fp32."""
+    device: str = "cpu"
+    threads: int = 2
+    seed: int = 0
+    log_every: int = 10
+    validate_every: int = 200
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {sorted(DTYPES)}, got {self.dtype!r}")
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens: expected >= 1, got {self.batch_tokens}")
+        if self.lora_rank is not None and self.policy in PRESETS:
+            raise ValueError(f"lora_rank: expected a checkpoint folder, got preset {self.policy}")
+
+    def run_settings(self) -> dict[str, Any]:
+        """What a run that is resumed must share with the one it resumes, as JSON reads it."""
+        row = asdict(self)
+        for name in ("out", "threads", "log_every", "validate_every", "save_every"):
+            row.pop(name)
+        return json.loads(json.dumps(row))
+
+
+class SftRun:
+    """One run's parts.
+
+    Example:
+        SftRun(config).train()
+    """
+
+    def __init__(self, config: SftConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.config, self.out = config, Path(config.out)
+        self.opened = trainable(config)
+        patch = self.opened.limits.image.patch
+        self.data = Prepared([Path(folder) for folder in config.data], patch)
+        val = config.validation
+        self.validation = None if val is None else Prepared([Path(val)], patch)
+        torch.manual_seed(config.seed)
+        num_labels = self.data.header.get("num_labels", [])
+        self.bank = adapter_bank(config, self.opened)
+        self.model = SftModel(
+            self.opened.policy, config.loss, num_labels=num_labels, bank=self.bank
+        )
+        self.optimizer = MasterAdamW(self.model.trained(), config.optimizer)
+        self.examples = StepExamples(
+            self.data.examples,
+            config.curriculum,
+            batch_tokens=config.batch_tokens,
+            seed=config.seed,
+        )
+
+    def train(self) -> Path:
+        """The folder of the trained checkpoint, or of the adapter."""
+        self.resume()
+        total = self.config.optimizer.total_steps
+        rows: list[dict[str, float]] = []
+        with progress_bar(total, start=self.optimizer.num_steps) as advance:
+            while self.optimizer.num_steps < total:
+                rows.append(self.step())
+                number = self.optimizer.num_steps
+                advance(rows[-1])
+                if number % self.config.log_every == 0:
+                    self.log("train", mean_metrics(rows))
+                    rows.clear()
+                if number % self.config.validate_every == 0 or number == total:
+                    self.validate()
+                if number % self.config.save_every == 0 or number == total:
+                    self.save()
+        return self.out / (POLICY if self.bank is None else ADAPTER)
+
+    def step(self) -> dict[str, float]:
+        """One batch: forward, backward, one step of the masters."""
+        start_s = time.perf_counter()
+        number = self.optimizer.num_steps
+        progress = number / self.config.optimizer.total_steps
+        loss = self.model.loss(self.examples.draw(number, progress), self.data)
+        loss.total.backward()
+        report = self.optimizer.step()
+        seconds = time.perf_counter() - start_s
+        return loss.metrics | {
+            "gradient_norm": report.gradient_norm,
+            "rate": report.rate,
+            "skipped": float(report.skipped),
+            "seconds": seconds,
+        }
+
+    @torch.no_grad()
+    def validate(self, *, num_batches: int = 8) -> None:
+        """Mean losses over the same batches every time, whole chains and grounding in halves."""
+        if self.validation is None:
+            return
+        examples = validation_batches(self.validation, self.config, num_batches)
+        rows = [self.model.loss(batch, self.validation).metrics for batch in examples]
+        self.log("validation", mean_metrics(rows))
+
+    def log(self, kind: str, metrics: dict[str, float]) -> None:
+        row = {"step": self.optimizer.num_steps, "kind": kind} | metrics
+        with (self.out / LOG).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """A snapshot to go on from, and the policy as a checkpoint folder or the adapter's."""
+        state = {
+            "settings": json.dumps(self.config.run_settings()),
+            "optimizer": self.optimizer.state(),
+        }
+        save_snapshot(self.out / SNAPSHOTS, self.optimizer.num_steps, state)
+        if self.bank is not None:
+            self.bank.save(self.out / ADAPTER)
+            return
+        opened = self.opened
+        save_folder(
+            self.out / POLICY, opened.policy, tokenizer=opened.tokenizer, limits=opened.limits
+        )
+
+    def resume(self) -> None:
+        """From the newest snapshot; ValueError where that run had other settings."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = latest_snapshot(self.out / SNAPSHOTS)
+        if state is None:
+            (self.out / CONFIG).write_text(json.dumps(asdict(self.config), indent=1))
+            return
+        found, wanted = json.loads(state["settings"]), self.config.run_settings()
+        if different := sorted(key for key in wanted if found.get(key) != wanted[key]):
+            raise ValueError(
+                f"resume: expected the settings of the run in {self.out}, got another "
+                f"{', '.join(different)}; choose another folder for a new run"
+            )
+        self.optimizer.load(state["optimizer"])
+
+
+def trainable(config: SftConfig) -> OpenPolicy:
+    """The policy to train, with gradients on."""
+    from_scratch = config.policy in PRESETS
+    agent = AgentConfig(
+        policy=config.policy,
+        random_weights=from_scratch,
+        weights_seed=config.seed,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    opened = open_policy(agent)
+    opened.policy.requires_grad_(config.lora_rank is None)
+    opened.policy.recompute = config.recompute
+    return opened
+
+
+def adapter_bank(config: SftConfig, opened: OpenPolicy) -> AdapterBank | None:
+    if config.lora_rank is None:
+        return None
+    return AdapterBank(
+        opened.policy.config,
+        rank=config.lora_rank,
+        alpha=2.0 * config.lora_rank,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def validation_batches(
+    data: Prepared, config: SftConfig, num_batches: int
+) -> Iterator[list[Example]]:
+    halves = Curriculum(grounding_kept=0.5, hardest_from=0.0)
+    draw = StepExamples(data.examples, halves, batch_tokens=config.batch_tokens, seed=1).draw
+    return (draw(number, 1.0) for number in range(num_batches))
+
+
+@contextmanager
+def progress_bar(total: int, *, start: int) -> Iterator[Any]:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("sft", total=total, completed=start, loss="")
+
+        def advance(metrics: dict[str, float]) -> None:
+            bar.update(task, advance=1, loss=f"loss {metrics['loss/total']:.3f}")
+
+        yield advance
+
+
+def main(config: SftConfig) -> Path:
+    """Trains, or goes on training; the folder of the checkpoint."""
+    return SftRun(config).train()
+
+
+def command(
+    data: Annotated[list[Path], typer.Option(help="Folder of prepared examples; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; started again, it goes on.")],
+    policy: Annotated[str, typer.Option(help="Preset (from scratch) or folder.")] = "pixelworld-5m",
+    val: Annotated[Path | None, typer.Option(help="Prepared examples to validate on.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.2e-3,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
+    grounding: Annotated[float, typer.Option(help="Share of the run on single calls only.")] = 0.0,
+    lora: Annotated[int | None, typer.Option(help="Rank of an adapter; without, all.")] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory, more time.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    threads: Annotated[int, typer.Option(help="Compute threads.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
+) -> None:
+    """Supervised training on traces."""
+    config = SftConfig(
+        data=tuple(map(str, data)),
+        out=str(out),
+        policy=policy,
+        validation=None if val is None else str(val),
+        optimizer=OptimizerConfig(
+            learning_rate=rate, total_steps=steps, warmup_steps=min(100, steps // 10)
+        ),
+        curriculum=Curriculum(grounding, min(grounding + 0.2, 1.0) if grounding else 0.0),
+        batch_tokens=batch_tokens,
+        lora_rank=lora,
+        recompute=recompute,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        seed=seed,
+    )
+    typer.echo(f"policy: {main(config)}")
+
+
+if __name__ == "__main__":
+    typer.run(command)

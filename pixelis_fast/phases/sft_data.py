@@ -1,0 +1,94 @@
+"""Which examples a step of supervised training sees: a curriculum without state.
+
+A step's examples follow from (seed, step) alone, so a run that is resumed sees what it would have
+seen. Grounding examples (one call, no answer) come first, whole chains by and by; whole chains
+enter from easy to hard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pixelis_fast.data.prepared import Example
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Shares of the run.
+
+    Example:
+        Curriculum(grounding_until=0.4, whole_from=0.6)
+    """
+
+    grounding_until: float = 0.0
+    """Until here only grounding examples."""
+    whole_from: float = 0.0
+    """From here only whole chains, but for `grounding_kept`; a ramp in between."""
+    grounding_kept: float = 0.2
+    """Share of grounding examples kept to the end."""
+    hardest_from: float = 0.3
+    """Share of the whole chains' part of the run by which the hardest are in."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.grounding_until <= self.whole_from <= 1:
+            raise ValueError(
+                "curriculum: expected 0 <= grounding_until <= whole_from <= 1, got "
+                f"{self.grounding_until} and {self.whole_from}"
+            )
+
+    def whole_share(self, progress: float) -> float:
+        """Share of whole chains at this share of the run."""
+        most = 1 - self.grounding_kept
+        if progress < self.grounding_until:
+            return 0.0
+        if progress >= self.whole_from:
+            return most
+        ramp = self.whole_from - self.grounding_until
+        return most * (progress - self.grounding_until) / ramp
+
+    def hardness(self, progress: float) -> float:
+        """Quantile of difficulty that is in."""
+        done = (progress - self.grounding_until) / max(1 - self.grounding_until, 1e-9)
+        if self.hardest_from <= 0:
+            return 1.0
+        return float(np.clip(0.3 + 0.7 * done / self.hardest_from, 0.3, 1.0))
+
+
+class StepExamples:
+    """Draws one step's examples.
+
+    Example:
+        examples = StepExamples(data.examples, Curriculum(), batch_tokens=4096, seed=0).draw(7, 0.1)
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], curriculum: Curriculum, *, batch_tokens: int, seed: int
+    ) -> None:
+        if not examples:
+            raise ValueError("examples: expected at least one, got none")
+        whole = [example for example in examples if example.is_whole]
+        self._whole = sorted(whole, key=lambda example: example.difficulty)
+        self._grounding = [example for example in examples if not example.is_whole]
+        self._curriculum, self._seed, self._batch_tokens = curriculum, seed, batch_tokens
+
+    def draw(self, step: int, progress: float) -> list[Example]:
+        """At least one, then as many as fit the batch's tokens; `progress` in [0, 1]."""
+        rng = np.random.default_rng((self._seed, step))
+        drawn: list[Example] = []
+        room = self._batch_tokens
+        while room > 0:
+            example = self._one(rng, progress)
+            room -= len(example.trajectory.ids)
+            if room >= 0 or not drawn:
+                drawn.append(example)
+        return drawn
+
+    def _one(self, rng: np.random.Generator, progress: float) -> Example:
+        share = self._curriculum.whole_share(progress)
+        if not self._grounding or (self._whole and rng.random() < share):
+            count = max(1, round(len(self._whole) * self._curriculum.hardness(progress)))
+            return self._whole[rng.integers(count)]
+        return self._grounding[rng.integers(len(self._grounding))]

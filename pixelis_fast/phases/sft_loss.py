@@ -1,0 +1,143 @@
+"""One supervised step's loss: masked imitation, and the heads that say where calls point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pixelis_fast.data.prepared import Example, Prepared, labels_of
+from pixelis_fast.head_targets import head_targets
+from pixelis_fast.heads import AuxiliaryHeads, DenseHead, HeadLosses
+from pixelis_fast.imitation import RoleWeights, token_weights
+from pixelis_fast.kernels.masked_imitation import masked_imitation_loss
+from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.policy.batch import VisionFeatures
+from pixelis_fast.policy.decoder import apply_at_once
+from pixelis_fast.policy.model import Policy
+from pixelis_fast.training_batch import TrainingBatch, training_batch
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the parts; METHOD.md's L = imitation + λ_aux L_aux."""
+
+    roles: RoleWeights = field(default_factory=RoleWeights)
+    aux_weight: float = 1.0
+    """0: no heads (the ablation)."""
+    dense_weight: float = 1.0
+    z_loss: float = 1e-4
+
+
+@dataclass(frozen=True)
+class SftLoss:
+    """Only `total` carries gradient."""
+
+    total: Tensor
+    metrics: dict[str, float]
+
+
+class SftModel(nn.Module):
+    """The policy and its training-only heads.
+
+    Example:
+        loss = SftModel(policy, LossConfig(), num_labels=(7, 6)).loss(examples, data)
+        loss.total.backward()
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: LossConfig,
+        *,
+        num_labels: Sequence[int] = (),
+        bank: AdapterBank | None = None,
+    ) -> None:
+        """With a bank the policy stays as it is; dense labels need a tower that is trained."""
+        super().__init__()
+        size = policy.config.text.hidden_size
+        self.policy, self.config, self.bank = policy, config, bank
+        num_labels = num_labels if bank is None else ()
+        self.heads = AuxiliaryHeads(size) if config.aux_weight else None
+        self.dense = DenseHead(size, num_labels) if num_labels and config.dense_weight else None
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """What the optimizer moves: the policy or the bank, and the heads."""
+        yield from (p for p in self.parameters() if p.requires_grad)
+        if self.bank is not None:
+            yield from self.bank.parameters()
+
+    def loss(self, examples: Sequence[Example], data: Prepared) -> SftLoss:
+        trajectories = [example.trajectory for example in examples]
+        batch = training_batch(self.policy, trajectories, data.patches)
+        features = batch.encode(self.policy)
+        apply = apply_at_once if self.bank is None else self.bank.apply()
+        hidden_ND = batch.hidden_behind(self.policy, features, apply=apply)
+        imitation, metrics = self._imitation(examples, batch, hidden_ND)
+        total = imitation
+        if self.heads is not None and (losses := self._heads(examples, hidden_ND)) is not None:
+            total = total + self.config.aux_weight * losses.total()
+            metrics |= head_metrics(losses)
+        if self.dense is not None and features is not None:
+            dense = self._dense(features, batch, data)
+            total = total + self.config.dense_weight * dense
+            metrics["loss/dense"] = dense.item()
+        return SftLoss(total, metrics | {"loss/total": total.item()})
+
+    def _imitation(
+        self, examples: Sequence[Example], batch: TrainingBatch, hidden_ND: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        weights = [token_weights(e.trajectory, e.imitated, self.config.roles) for e in examples]
+        found = masked_imitation_loss(
+            hidden_ND,
+            self.policy.head_weight,
+            batch.targets_N,
+            batch.rows(weights),
+            z_loss=self.config.z_loss,
+        )
+        metrics = {"loss/imitation": found.loss.item(), "tokens": float(sum(batch.lengths))}
+        return found.loss, metrics | role_metrics(examples, batch, found.logprob_N)
+
+    def _heads(self, examples: Sequence[Example], hidden_ND: Tensor) -> HeadLosses | None:
+        assert self.heads is not None
+        targets = head_targets(
+            [example.trajectory for example in examples],
+            self.policy.config.vision.merge_size,
+            imitated=[example.imitated for example in examples],
+        )
+        return None if targets is None else self.heads(hidden_ND, targets)
+
+    def _dense(self, features: VisionFeatures, batch: TrainingBatch, data: Prepared) -> Tensor:
+        assert self.dense is not None
+        merge = self.policy.config.vision.merge_size
+        labels_ML = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
+        return self.dense(features.embeds_MD, labels_ML)
+
+
+def role_metrics(
+    examples: Sequence[Example], batch: TrainingBatch, logprob_N: Tensor
+) -> dict[str, float]:
+    """Mean negative log-likelihood by role, and of an argument's digits alone."""
+    roles_N = batch.rows([[float(role) for role in e.trajectory.roles] for e in examples])
+    counted_N = logprob_N != 0
+    found = {}
+    for name, number in (("thought", 1), ("operation", 2), ("argument", 3), ("answer", 5)):
+        rows_N = counted_N & (roles_N == number)
+        if rows_N.any():
+            found[f"nll/{name}"] = float(-logprob_N[rows_N].mean())
+    return found
+
+
+def head_metrics(losses: HeadLosses) -> dict[str, float]:
+    names = ("operation", "pointer", "region", "span")
+    values = {f"loss/{name}": getattr(losses, name).item() for name in names}
+    return values | {"pointed_right": losses.pointed_right}
+
+
+def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of every metric over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: float(torch.tensor(found).mean()) for name, found in values.items()}

@@ -1,0 +1,158 @@
+"""Supervised training learns, leaves alone what it must not move, and survives kill -9 bitwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelis_fast.data.pixelworld.config import PixelWorldConfig
+from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepared import Prepared
+from pixelis_fast.optimizer import OptimizerConfig
+from pixelis_fast.phases.sft import SftConfig, SftRun, main
+from pixelis_fast.phases.sft_data import Curriculum, StepExamples
+from pixelis_fast.phases.sft_loss import LossConfig, SftModel
+from pixelis_fast.policy.limits import PatchShape
+from pixelis_fast.policy.weights import load_policy
+from pixelis_fast.snapshots import latest_snapshot
+
+START = """
+import pickle, sys
+from pathlib import Path
+from pixelis_fast.phases.sft import main
+main(pickle.loads(Path(sys.argv[1]).read_bytes()))
+"""
+PLAIN = PixelWorldConfig(backgrounds="procedural", families={"read": 1.0, "compare": 1.0})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(folder, PrepareConfig(whole=6, grounding=6), PLAIN)
+    return folder
+
+
+def config(data: Path, out: Path, **changes) -> SftConfig:
+    settings = SftConfig(
+        data=(str(data),),
+        out=str(out),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2, total_steps=20),
+        batch_tokens=500,
+        threads=1,
+        log_every=1,
+        save_every=1,
+    )
+    return replace(settings, **changes)
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").open()]
+
+
+def test_the_loss_falls_and_the_policy_can_be_loaded(data, tmp_path):
+    settings = config(data, tmp_path, validation=str(data), validate_every=20)
+    folder = main(settings)
+    found = [row for row in rows(tmp_path) if row["kind"] == "train"]
+    assert found[-1]["loss/imitation"] < 0.75 * found[0]["loss/imitation"]
+    assert any(row["kind"] == "validation" for row in rows(tmp_path))
+    saved = latest_snapshot(tmp_path / "snapshots")["optimizer"]["masters"]
+    policy = load_policy(folder, dtype=torch.bfloat16)
+    trained = next(m for m in saved if m.shape == policy.embed_tokens.weight.shape)
+    assert torch.equal(policy.embed_tokens.weight, trained.to(torch.bfloat16))
+
+
+def test_a_killed_run_ends_with_the_same_bits(data, tmp_path):
+    whole = config(
+        data, tmp_path / "whole", optimizer=OptimizerConfig(warmup_steps=2, total_steps=6)
+    )
+    main(whole)
+    killed = replace(whole, out=str(tmp_path / "killed"))
+    (tmp_path / "config").write_bytes(pickle.dumps(killed))
+    process = subprocess.Popen([sys.executable, "-c", START, str(tmp_path / "config")])
+    until_snapshot(tmp_path / "killed" / "snapshots")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = latest_snapshot(tmp_path / "killed" / "snapshots")["optimizer"]["num_steps"]
+    assert 1 <= before < 6
+    main(killed)
+    one, other = (
+        latest_snapshot(tmp_path / name / "snapshots")["optimizer"]["masters"]
+        for name in ("whole", "killed")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def until_snapshot(folder: Path) -> None:
+    end_s = time.monotonic() + 120
+    while latest_snapshot(folder) is None:
+        assert time.monotonic() < end_s, "expected a snapshot within two minutes"
+        time.sleep(0.01)
+
+
+def test_a_run_with_other_settings_does_not_go_on(data, tmp_path):
+    one = config(data, tmp_path, optimizer=OptimizerConfig(warmup_steps=0, total_steps=1))
+    main(one)
+    with pytest.raises(ValueError, match="got another seed; choose another folder"):
+        SftRun(replace(one, seed=5)).resume()
+
+
+def test_lora_leaves_the_policy_alone(data, tmp_path):
+    once = OptimizerConfig(total_steps=1, warmup_steps=0)
+    base = main(config(data, tmp_path / "base", optimizer=once))
+    settings = config(data, tmp_path / "lora", policy=str(base), lora_rank=4)
+    run = SftRun(settings)
+    before = [p.detach().clone() for p in run.opened.policy.parameters()]
+    folder = run.train()
+    after = run.opened.policy.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert any(p.abs().max() > 0 for pair in run.bank.pairs.values() for p in pair.b_OR)
+    assert (folder / "adapter_model.safetensors").is_file()
+    found = [row for row in rows(tmp_path / "lora") if row["kind"] == "train"]
+    assert found[-1]["loss/imitation"] < found[0]["loss/imitation"]
+
+
+def test_recomputing_changes_no_gradient(data):
+    examples = Prepared([data], PatchShape())
+    drawn = StepExamples(examples.examples, Curriculum(), batch_tokens=400, seed=0).draw(0, 1.0)
+    gradients = []
+    for recompute in (False, True):
+        run = SftRun(config(data, Path(os.devnull).parent, recompute=recompute, dtype="float32"))
+        run.model.loss(drawn, examples).total.backward()
+        gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
+
+
+def test_without_heads_only_the_policy_is_trained(data):
+    run = SftRun(config(data, Path("unused"), loss=LossConfig(aux_weight=0.0, dense_weight=0.0)))
+    assert isinstance(run.model, SftModel)
+    assert run.model.heads is None
+    assert run.model.dense is None
+    examples = run.examples.draw(0, 0.0)
+    assert "loss/pointer" not in run.model.loss(examples, run.data).metrics
+
+
+def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(data):
+    examples = Prepared([data], PatchShape()).examples
+    curriculum = Curriculum(grounding_until=0.3, whole_from=0.6, grounding_kept=0.0)
+    draw = StepExamples(examples, curriculum, batch_tokens=400, seed=0).draw
+    early = [e for step in range(10) for e in draw(step, 0.1)]
+    late = [e for step in range(10) for e in draw(step, 1.0)]
+    assert not any(e.is_whole for e in early)
+    assert all(e.is_whole for e in late)
+    easy = [e for step in range(20) for e in draw(step, 0.45) if e.is_whole]
+    assert max(e.difficulty for e in easy) <= max(e.difficulty for e in late)
+    assert [e.trajectory.ids for e in draw(3, 0.5)] == [e.trajectory.ids for e in draw(3, 0.5)]
+    with pytest.raises(ValueError, match="grounding_until <= whole_from"):
+        Curriculum(grounding_until=0.6, whole_from=0.3)
