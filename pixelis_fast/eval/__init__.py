@@ -1,0 +1,1 @@
+"""Evaluation: metrics, public benchmarks, and runs that compare two agents."""
