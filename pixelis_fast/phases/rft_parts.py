@@ -1,0 +1,80 @@
+"""What a run of reinforcement fine-tuning is put together from, and its small decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pixelis_fast.agent import Agent, build_agent
+from pixelis_fast.grammar import ToolGrammar
+from pixelis_fast.phases.rft_config import RftConfig
+from pixelis_fast.phases.rft_loss import Learnable
+from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.schemas import TOOL_SCHEMAS
+from pixelis_fast.types import RewardParts
+
+SOLVED = 0.999
+"""Task reward from which a trajectory may be imitated."""
+
+
+def open_agent(config: RftConfig) -> Agent:
+    """With step embeddings, which the rewards stand on."""
+    rollout = replace(config.agent.rollout, embeddings=True)
+    return build_agent(replace(config.agent, rollout=rollout))
+
+
+def new_bank(config: RftConfig, agent: Agent) -> AdapterBank | None:
+    if not config.lora_rank:
+        return None
+    return AdapterBank(
+        agent.policy.config,
+        rank=config.lora_rank,
+        alpha=2.0 * config.lora_rank,
+        seed=config.seed,
+        device=agent.policy.device,
+    )
+
+
+def grammar_of(agent: Agent) -> ToolGrammar:
+    """The one that its rollouts follow."""
+    return ToolGrammar(
+        agent.tokenizer,
+        TOOL_SCHEMAS,
+        vocab_size=agent.policy.config.text.vocab_size,
+        max_thought_tokens=agent.config.rollout.max_thought_tokens,
+    )
+
+
+def best_of_groups(parts: list[RewardParts], group: int) -> set[int]:
+    """Index of each group's best trajectory, where that solved the task."""
+    starts = range(0, len(parts), group)
+    best = [max(range(s, s + group), key=lambda i: parts[i].total) for s in starts]
+    return {index for index in best if parts[index].task >= SOLVED}
+
+
+def split(learnables: list[Learnable], count: int) -> Iterator[list[Learnable]]:
+    """In order, into at most `count` parts of nearly one size."""
+    size = -(-len(learnables) // count)
+    return (learnables[start : start + size] for start in range(0, len(learnables), size))
+
+
+def check_settings(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    if different := sorted(key for key in wanted if found.get(key) != wanted[key]):
+        raise ValueError(
+            f"resume: expected the settings of the run in {out}, got another "
+            f"{', '.join(different)}; choose another folder for a new run"
+        )
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Rows of steps that will be done again go; so does a torn last line."""
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in kept if json.loads(line)["step"] <= step]
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(kept))
+    draft.replace(path)
