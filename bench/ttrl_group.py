@@ -1,0 +1,91 @@
+"""A learner with work to do under any weights: groups whose turns are scripted, six answers of
+eight alike. Every token is still computed by a real forward, every call run by a real tool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.scenes import Scene
+from pixelis_fast.agent import Agent
+from pixelis_fast.phases.ttrl import parts_of
+from pixelis_fast.phases.ttrl_learner import TtrlLearner
+from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig
+from pixelis_fast.policy.published import Published
+from pixelis_fast.policy.sampling import Sampling, mask_logits
+from pixelis_fast.rollout import wait_for
+from pixelis_fast.script import Script
+from pixelis_fast.types import Sample, Trajectory
+
+ZOOMS = ("[0,0,500,500]", "[200,200,700,600]")
+ANSWERS = ("24",) * 3 + ("7",)
+
+
+class SampledScript(Script):
+    """Records what a sampler would: log-probabilities over what grammar and vocabulary allow."""
+
+    def __init__(self, ids: Sequence[int], banned_ids: Tensor) -> None:
+        super().__init__(ids)
+        self._banned_ids = banned_ids
+
+    def choose(self, logits_V: Tensor, allowed_V: Tensor | None) -> tuple[int, float]:
+        token, _ = super().choose(logits_V, allowed_V)
+        open_V = mask_logits(logits_V, allowed=allowed_V, banned_ids=self._banned_ids)
+        return token, float(torch.log_softmax(open_V, dim=-1)[token])
+
+
+class ScriptedGroups:
+    """Stands where AgentRunner stands."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        seed: int,
+        temperature: float,
+        tenant: str = "",
+        under: Published | None = None,
+    ) -> list[Trajectory]:
+        agent = self._agent
+        config = replace(
+            agent.config.rollout,
+            embeddings=True,
+            sampling=Sampling(temperature=temperature, seed=seed),
+        )
+        requests = agent.rollout.with_config(config).requests(samples)
+        choosers = [
+            SampledScript(turns(agent, i), agent.loop.banned_ids) for i in range(len(samples))
+        ]
+        with agent.loop as loop:
+            asked = [replace(request, salt=tenant, under=under) for request in requests]
+            return wait_for(loop.submit_all(asked, choosers=choosers))
+
+
+def turns(agent: Agent, member: int) -> list[int]:
+    """Generated tokens of one member: a zoom and an answer."""
+    arguments = f'{{"media":0,"box":{ZOOMS[member % len(ZOOMS)]}}}'
+    call = f'<tool_call>\n{{"name":"zoom","arguments":{arguments}}}\n</tool_call><|im_end|>'
+    answer = f"<answer>{ANSWERS[member % len(ANSWERS)]}</answer><|im_end|>"
+    return agent.tokenizer.encode_structure(call) + agent.tokenizer.encode_structure(answer)
+
+
+def question(agent: Agent, source: Scene, number: int) -> Sample:
+    media = agent.tools.media(agent.tools.store.add_image(source.encoded).id)
+    return Sample(f"{source.name}-{number}", (media,), f"What is number {number}?")
+
+
+def make_learner(agent: Agent, config: TtrlConfig, memory: Remembers) -> TtrlLearner:
+    parts = parts_of(agent, config, memory)
+    return TtrlLearner(config, replace(parts, run=ScriptedGroups(agent)))
+
+
+def learner_config(folder: Path, *, group: int) -> TtrlConfig:
+    return TtrlConfig(out=str(folder), group=group, learning_rate=1e-3)

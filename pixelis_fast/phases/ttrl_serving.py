@@ -1,0 +1,94 @@
+"""Between the learner and the loop that serves: groups in, versions out, nothing held up.
+
+Groups run beside everybody else's requests in the same forwards; a publish is a pointer's change
+between two of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from pixelis_fast.agent import Agent
+from pixelis_fast.policy.published import Published
+from pixelis_fast.policy.sampling import Sampling
+from pixelis_fast.rollout import wait_for
+from pixelis_fast.types import Sample, Trajectory
+
+
+class AgentRunner:
+    """Runs groups on an agent's own loop.
+
+    Example:
+        trajectories = AgentRunner(agent)([sample] * 8, seed=0, temperature=1.0)
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        rollout = agent.config.rollout
+        if not rollout.grammar or rollout.call_sampling is not None:
+            raise ValueError("agent.rollout: expected grammar and one sampling for all tokens")
+        self._agent = agent
+
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        seed: int,
+        temperature: float,
+        tenant: str = "",
+        under: Published | None = None,
+    ) -> list[Trajectory]:
+        """Temperature 0 is greedy; equal samples are one group."""
+        agent = self._agent
+        config = replace(
+            agent.config.rollout,
+            embeddings=True,
+            sampling=Sampling(temperature=temperature, seed=seed),
+        )
+        requests = agent.rollout.with_config(config).requests(samples)
+        with agent.loop as loop:
+            tickets = loop.submit_all([replace(r, salt=tenant, under=under) for r in requests])
+            return wait_for(tickets)
+
+
+class Publisher:
+    """Changes what an agent serves: to everybody, or to one tenant.
+
+    Example:
+        pause_s = Publisher(agent).publish(Published.of(bank, "ttrl-7"))
+    """
+
+    def __init__(self, agent: Agent, *, tenant: str = "") -> None:
+        """With a tenant, nobody else's forwards ever see what it publishes."""
+        self._loop, self._engine, self._tenant = agent.loop, agent.engine, tenant
+
+    @property
+    def version(self) -> str:
+        return self._engine.shelf.serving(self._tenant).version
+
+    def name(self, base: str, number: int) -> str:
+        """Of update `number`; tenants' versions lie on one shelf."""
+        whose = f"{self._tenant}/" if self._tenant else ""
+        return f"{base}+{whose}ttrl-{number}"
+
+    def versions(self) -> list[str]:
+        """That can be gone back to."""
+        return self._engine.shelf.versions()
+
+    def publish(self, published: Published) -> float:
+        """Seconds for which no forward could run."""
+        return self._between(partial(self._engine.publish_bank, published, salt=self._tenant))
+
+    def rollback(self, version: str) -> float:
+        """Seconds, as above; ValueError for a version that is not kept."""
+        return self._between(partial(self._engine.rollback, version, salt=self._tenant))
+
+    def _between(self, change: Callable[[], object]) -> float:
+        def timed() -> float:
+            start_s = time.perf_counter()
+            change()
+            return time.perf_counter() - start_s
+
+        return self._loop.between_ticks(timed)

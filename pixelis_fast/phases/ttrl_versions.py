@@ -1,0 +1,127 @@
+"""From an update that fits the corridor to a version that is served, and back again.
+
+The canary is asked first, the log is told before anybody is served, the average follows last.
+Every version is kept with its average for as long as the engine keeps it, so going back is exact.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pixelis_fast.audit import AuditLog
+from pixelis_fast.corridor import CanaryGate, CanaryScore
+from pixelis_fast.phases.ttrl_canary import Canary
+from pixelis_fast.phases.ttrl_serving import Publisher
+from pixelis_fast.phases.ttrl_types import TtrlStatus
+from pixelis_fast.phases.ttrl_update import Updater
+from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.policy.published import Published
+
+Details = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a query, and what the log is to know of its update."""
+
+    status: TtrlStatus
+    reason: str
+    details: Details
+
+
+class Versions:
+    """Publishes an updater's bank.
+
+    Example:
+        outcome = versions.offer(17, details)
+        versions.rollback("sft+ttrl-12")
+    """
+
+    def __init__(
+        self, updater: Updater, publisher: Publisher, canary: Canary | None, gate: CanaryGate
+    ) -> None:
+        self.base = publisher.version
+        self._updater, self._publisher = updater, publisher
+        self._canary, self._gate = canary, gate
+        self._canary_before: CanaryScore | None = None
+        self._kept: OrderedDict[str, tuple[AdapterBank, AdapterBank]] = OrderedDict()
+        self._kept[self.base] = (updater.bank.copy().freeze(), updater.ema.copy())
+
+    @property
+    def serving(self) -> str:
+        return self._publisher.version
+
+    def names(self) -> list[str]:
+        """That can be gone back to."""
+        return list(self._kept)
+
+    def offer(self, number: int, reason: str, details: Details, audit: AuditLog) -> Outcome:
+        """Publishes the updater's bank as update `number`, or undoes the update."""
+        candidate = Published.of(self._updater.bank, self._publisher.name(self.base, number))
+        refusal, canary = self._ask_canary(candidate)
+        details = details | {"fingerprint": candidate.fingerprint, "canary": canary}
+        if refusal is not None:
+            self._updater.undo()
+            return Outcome(TtrlStatus.REFUSED, refusal, details)
+        self._announce(candidate, details, audit)
+        pause_s = self._publisher.publish(candidate)
+        self._updater.keep()
+        self._keep(candidate)
+        return Outcome(TtrlStatus.PUBLISHED, reason, details | {"pause_s": pause_s})
+
+    def rollback(self, version: str) -> float:
+        """Seconds for which no forward could run; ValueError for a version that is not kept."""
+        if version not in self._kept:
+            raise ValueError(f"version: expected one of {self.names()}, got {version!r}")
+        pause_s = self._publisher.rollback(version)
+        self._updater.go_back(*self._kept[version])
+        return pause_s
+
+    def state(self) -> dict[str, Any]:
+        before = self._canary_before
+        return {
+            "base": self.base,
+            "serving": self.serving,
+            "canary_before": None if before is None else asdict(before),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """After the updater: serves its bank again under the name it had."""
+        if state["base"] != self.base:
+            raise ValueError(
+                f"resume: expected the policy {state['base']!r} of the earlier run, "
+                f"got {self.base!r}"
+            )
+        before = state["canary_before"]
+        self._canary_before = None if before is None else CanaryScore(**before)
+        if state["serving"] != self.base:
+            published = Published.of(self._updater.bank, state["serving"])
+            self._publisher.publish(published)
+            self._keep(published)
+
+    def _ask_canary(self, candidate: Published) -> tuple[str | None, Details | None]:
+        """Held against what learning began with, so that small losses do not add up."""
+        if self._canary is None:
+            return None, None
+        if self._canary_before is None:
+            self._canary_before = self._canary(Published.base(self.base))
+        found = self._canary(candidate)
+        return self._gate.refusal(self._canary_before, found), asdict(found)
+
+    def _announce(self, candidate: Published, details: Details, audit: AuditLog) -> None:
+        """What cannot be logged is not published."""
+        facts = {"version": candidate.version, "fingerprint": candidate.fingerprint}
+        try:
+            audit.append("publish", **facts, drift=details["drift"])
+        except OSError:
+            self._updater.undo()
+            raise
+
+    def _keep(self, published: Published) -> None:
+        assert published.bank is not None, "the base is kept from the start"
+        self._kept[published.version] = (published.bank, self._updater.ema.copy())
+        known = set(self._publisher.versions())
+        for gone in [name for name in self._kept if name not in known]:
+            del self._kept[gone]
