@@ -56,6 +56,8 @@ SITUATIONS = ((1, 2000), (213, 1700), (1000, 0))
 STEPS = (1, 4, 16)
 """New tokens: one sampled, and one with what the grammar forces behind it."""
 CACHED = 1900
+PACKED = (150,) * 16
+"""Tokens of a training step's sequences."""
 RUNS, QUICK_RUNS = 41, 11
 MAX_DIFFERENCE = 1e-4
 SAMPLE_MS = 3.0
@@ -149,6 +151,45 @@ def measure_attention(options: Options, report: Report) -> None:
             if arm != "ours":
                 check = f"largest difference of {arm}"
                 report.checks.append(Check.at_most(case, check, apart, MAX_DIFFERENCE))
+
+
+def measure_training(options: Options, report: Report) -> None:
+    """Packed causal attention in bf16 with its backward, as a training step has it."""
+    config, noise = PRESETS[POLICY].text, torch.Generator().manual_seed(0)
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    leaves = [
+        torch.randn(sum(PACKED), count, config.head_dim, generator=noise)
+        .to(torch.bfloat16)
+        .requires_grad_()
+        for count in (heads, kv_heads, kv_heads)
+    ]
+
+    def in_bf16(*qkv: Tensor) -> Tensor:
+        parts = zip(*(tensor.split(list(PACKED)) for tensor in qkv), strict=True)
+        return torch.cat([causal_sdpa(*part) for part in parts])
+
+    def ours(*qkv: Tensor) -> Tensor:
+        return causal_attention(*qkv, packing=Packing.of(list(PACKED), qkv[0]))
+
+    def backward(attend: Callable[..., Tensor]) -> Tensor:
+        gradients = torch.autograd.grad(attend(*leaves).float().square().sum(), leaves)
+        return torch.cat([gradient.flatten().float() for gradient in gradients])
+
+    arms = {"ours": lambda: backward(ours), "grouped": lambda: backward(in_bf16)}
+    chosen = {name: call for name, call in arms.items() if name in options.arms}
+    case = f"attention and its backward, bf16, {len(PACKED)} sequences of {PACKED[0]}"
+    samples = interleave(chosen, warmup=2, runs=runs_of(options), min_sample_ms=SAMPLE_MS)
+    report.baseline[case] = "grouped"
+    report.timings += [timed(case, arm, sample) for arm, sample in samples.items()]
+    if "grouped" in samples:
+        one, other = (samples[arm].results[-1] for arm in ("ours", "grouped"))
+        apart = float((one - other).norm() / other.norm())
+        report.checks.append(Check.at_most(case, "relative difference of gradients", apart, 0.02))
+
+
+def causal_sdpa(queries_NHF: Tensor, keys_NKF: Tensor, values_NKF: Tensor) -> Tensor:
+    qkv = (tensor.transpose(0, 1)[None] for tensor in (queries_NHF, keys_NKF, values_NKF))
+    return scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
 
 
 def runs_of(options: Options) -> int:
@@ -274,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit("--arms: expected ours among them, every check is against it")
     report = Report("decode", options, ours="ours", baseline={})
     measure_attention(options, report)
+    measure_training(options, report)
     measure_steps(options, report)
     report.notes.append(f"policy: {POLICY} has random weights; its text and choices mean nothing")
     tables = [step_table(report), grammar_table()]

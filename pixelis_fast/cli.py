@@ -1,14 +1,18 @@
-"""`pixelis ask | rollout | serve | doctor`: the command line. Prints results; knows no mechanism.
+"""`pixelis ask | rollout | serve | train | ttrl | eval | prepare | reproduce | doctor`.
+
+The command line prints results and knows no mechanism.
 
 pixelis ask picture.png "What does the sign say?"
 pixelis rollout questions.jsonl --out runs/first
 pixelis rollout --replay runs/first
 pixelis serve --policy qwen3-vl-8b-folder --media-root pictures
+pixelis prepare runs/pixelworld && pixelis train sft --data runs/pixelworld --out runs/sft
+pixelis eval vstar vstar_bench --policy runs/sft/policy --out runs/vstar
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +22,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.cli_learning import add_learning
 from pixelis_fast.doctor import findings
 from pixelis_fast.options import takes_agent_options
 from pixelis_fast.pictures import save_pictures
+from pixelis_fast.plain_errors import plain_errors, warnings
 from pixelis_fast.samples import read_samples
 from pixelis_fast.show import chain_tree, time_table
-from pixelis_fast.tools import ToolConfig, ToolError
+from pixelis_fast.tools import ToolConfig
 from pixelis_fast.trace import MEDIA_FOLDER, differences, read_trace, write_trace
 from pixelis_fast.types import Sample, Trajectory
 
 app = typer.Typer(help="Pixel-acting vision-language agents, fast.", no_args_is_help=True)
 console = Console()
-warnings = Console(stderr=True)
 
 Options = Callable[[], AgentConfig]
 LOOPBACK = ("127.0.0.1", "::1")
@@ -102,11 +107,15 @@ def serve(
     ] = 128,
     timeout: Annotated[float, typer.Option(help="Seconds per request, waiting included.")] = 300.0,
     trace_mib: Annotated[int, typer.Option(help="Budget of kept traces; 0 keeps none.")] = 256,
+    ttrl: Annotated[
+        Path | None, typer.Option(help="Learn from what is answered; folder of memory and log.")
+    ] = None,
 ) -> None:
     """Serves the agent over HTTP, as OpenAI's chat completions, with a viewer of its traces."""
     with plain_errors():
         run_server(
             options(),
+            learn_into=ttrl,
             host=host,
             port=port,
             name=name,
@@ -131,16 +140,6 @@ def doctor(
         console.print(table)
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """A person's mistake ends in one sentence and exit status 2, without a traceback."""
-    try:
-        yield
-    except (ValueError, ToolError) as error:
-        warnings.print(f"[red]error:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from error
-
-
 def open_agent(config: AgentConfig) -> Agent:
     with warnings.status("opening policy and tools…"):
         agent = build_agent(config)
@@ -149,7 +148,12 @@ def open_agent(config: AgentConfig) -> Agent:
     return agent
 
 
-def run_server(config: AgentConfig, *, media_root: Path | None, **settings: Any) -> None:
+add_learning(app)
+
+
+def run_server(
+    config: AgentConfig, *, media_root: Path | None, learn_into: Path | None, **settings: Any
+) -> None:
     """Listens before the agent is built: a taken port is told at once."""
     try:
         from pixelis_fast.serve.config import MediaRules, ServeConfig
@@ -173,7 +177,17 @@ def run_server(config: AgentConfig, *, media_root: Path | None, **settings: Any)
         console.print(
             f"serving on http://{shown}:{port}/v1; traces, /health and /metrics beside it"
         )
-        serve(agent, served, listening)
+        serve(agent, served, listening, beside=learner(learn_into))
+
+
+def learner(folder: Path | None) -> Any:
+    """What learns beside the server; None where nothing shall."""
+    if folder is None:
+        return None
+    from pixelis_fast.phases.ttrl_types import TtrlConfig
+    from pixelis_fast.serve.learning import learning
+
+    return partial(learning, config=TtrlConfig(out=str(folder)))
 
 
 def run_samples(path: Path, config: AgentConfig, *, out: Path) -> None:

@@ -1,0 +1,63 @@
+"""How much of everything a reproduction spends. The arms are the same under every budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pixelis_fast.data.shift import SHIFTS
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes of data, training and measurement.
+
+    Example:
+        BUDGETS["quick"].seeds   # (0,)
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    whole: int = 5000
+    """Tasks with a whole chain to imitate."""
+    grounding: int = 7000
+    """Tasks with single calls."""
+    grounding_steps: int = 2500
+    chain_steps: int = 2500
+    sft_tokens: int = 2560
+    """Per step."""
+    rft_steps: int = 150
+    prompts: int = 8
+    group: int = 8
+    ttrl_queries: int = 1000
+    shifts: tuple[str, ...] = tuple(SHIFTS)
+    severity: int = 3
+    test: int = 210
+    """Questions of the test split: thirty of each family."""
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.test, self.whole, self.ttrl_queries) < 1:
+            raise ValueError(f"budget: expected seeds and sizes above 0, got {self}")
+
+
+CPU = Budget()
+BUDGETS = {
+    "quick": replace(
+        CPU,
+        seeds=(0,),
+        whole=12,
+        grounding=12,
+        grounding_steps=3,
+        chain_steps=3,
+        sft_tokens=600,
+        rft_steps=1,
+        prompts=1,
+        group=2,
+        ttrl_queries=2,
+        shifts=("noise",),
+        test=7,
+        threads=1,
+    ),
+    "cpu": CPU,
+    "gpu": replace(CPU, whole=20000, grounding=20000, chain_steps=6000, rft_steps=400, test=700),
+}
+"""quick proves that every arm runs; its numbers mean nothing."""

@@ -1,0 +1,111 @@
+"""How each arm of the table is made: settings of the phases, and nothing that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pixelis_fast.agent import AgentConfig
+from pixelis_fast.imitation import RoleWeights
+from pixelis_fast.optimizer import OptimizerConfig
+from pixelis_fast.phases.rft_config import RftConfig
+from pixelis_fast.phases.rft_source import PixelWorldSamples
+from pixelis_fast.phases.sft import SftConfig
+from pixelis_fast.phases.sft_data import Curriculum
+from pixelis_fast.phases.sft_loss import LossConfig
+from pixelis_fast.phases.ttrl_types import TtrlConfig
+from pixelis_fast.reproduce.budget import Budget
+from pixelis_fast.reproduce.measure import LIMITS
+from pixelis_fast.rewards import RewardConfig
+from pixelis_fast.voting import VoteKind, VotingConfig
+
+UNIFORM = LossConfig(
+    roles=RoleWeights(thought=1, operation=1, argument=1, answer=1), aux_weight=0, dense_weight=0
+)
+REWARDS = {
+    "cc-rft": RewardConfig(),
+    "cc-rft without coherence": RewardConfig(coherence=0.0),
+    "cc-rft without curiosity": RewardConfig(curiosity=0.0),
+    "task reward only": RewardConfig.task_only(),
+}
+TTRL_RATE = 1e-3
+
+
+def grounding_config(
+    data: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
+) -> SftConfig:
+    """From scratch, on single calls."""
+    return SftConfig(
+        data=(str(data / "grounding"),),
+        out=str(out),
+        optimizer=schedule(1.2e-3, budget.grounding_steps),
+        loss=loss,
+        curriculum=Curriculum(1.0, 1.0),
+        batch_tokens=budget.sft_tokens,
+        threads=budget.threads,
+        seed=seed,
+    )
+
+
+def chains_config(
+    data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
+) -> SftConfig:
+    """On whole chains, with single calls among them."""
+    return SftConfig(
+        data=(str(data / "whole"), str(data / "grounding")),
+        out=str(out),
+        policy=str(policy),
+        optimizer=schedule(8e-4, budget.chain_steps),
+        loss=loss,
+        curriculum=Curriculum(hardest_from=0.2),
+        batch_tokens=budget.sft_tokens,
+        threads=budget.threads,
+        seed=seed,
+    )
+
+
+def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
+    """The same tower, the bare answers: what looking once is worth."""
+    return SftConfig(
+        data=(str(data / "direct"),),
+        out=str(out),
+        policy=str(policy),
+        optimizer=schedule(8e-4, budget.chain_steps),
+        batch_tokens=budget.sft_tokens,
+        threads=budget.threads,
+        seed=seed,
+    )
+
+
+def rft_config(policy: Path, out: Path, budget: Budget, *, seed: int, arm: str) -> RftConfig:
+    rollout = replace(LIMITS, overlap=False)
+    return RftConfig(
+        AgentConfig(policy=str(policy), threads=budget.threads, rollout=rollout),
+        PixelWorldSamples(out / "media", first=(seed + 1) * 1_000_000),
+        out=str(out),
+        steps=budget.rft_steps,
+        prompts=budget.prompts,
+        group=budget.group,
+        rewards=REWARDS[arm],
+        seed=seed,
+    )
+
+
+def ttrl_config(out: Path, budget: Budget, *, seed: int, without: str = "") -> TtrlConfig:
+    config = TtrlConfig(out=str(out), group=budget.group, learning_rate=TTRL_RATE, seed=seed)
+    changes: dict[str, TtrlConfig] = {
+        "": config,
+        "safety": replace(config, safety=False),
+        "vote": replace(config, voting=VotingConfig(kind=VoteKind.MAJORITY)),
+        "retrieval": replace(
+            config, retrieval=False, voting=VotingConfig(kind=VoteKind.NO_RETRIEVAL)
+        ),
+        "learning": replace(config, read_only=True),
+    }
+    return changes[without]
+
+
+def schedule(rate: float, steps: int) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=rate, total_steps=steps, warmup_steps=min(100, steps // 10)
+    )

@@ -1,0 +1,86 @@
+"""A stream of unlabelled queries for test-time learning, and what came of them.
+
+Queries come from the test split behind the questions that are measured. An adversarial segment
+asks, of each picture, another picture's question: whatever is answered is wrong, and learning from
+it does harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pixelis_fast.agent import Agent
+from pixelis_fast.data.shift import ShiftConfig
+from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
+from pixelis_fast.reproduce.measure import Question
+from pixelis_fast.scoring import answer_score
+from pixelis_fast.types import Sample
+
+FIRST = 100_000
+"""Number of the stream's first task: far behind what is measured."""
+ADVERSARIAL = (0.6, 0.7)
+"""The segment, as shares of the stream."""
+UPDATED = (TtrlStatus.PUBLISHED, TtrlStatus.DROPPED, TtrlStatus.REFUSED, TtrlStatus.SKIPPED)
+
+
+def stream(
+    agent: Agent, folder: Path, count: int, *, shift: ShiftConfig | None, adversarial: bool
+) -> Iterator[Sample]:
+    """Made as they are asked for; the picture before the last one is forgotten."""
+    before: list[Sample] = []
+    for number in range(count):
+        sample = Question(FIRST + number, "test", shift).sample(agent.tools, folder)
+        share = number / count
+        if adversarial and before and ADVERSARIAL[0] <= share < ADVERSARIAL[1]:
+            yield replace(sample, question=before[-1].question, id=f"{sample.id}-adversarial")
+        else:
+            yield sample
+        before.append(sample)
+        if len(before) > 2:
+            agent.tools.store.forget(before.pop(0).media[0].id)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a stream of events amounts to."""
+
+    vote_accuracy: float
+    """Of the votes that did not abstain."""
+    abstained: float
+    updates: int
+    published: int
+    kl_median: float | None
+    in_corridor: float | None
+    """Share of published updates whose KL lies at or below the corridor's top."""
+    seconds_per_update: float | None
+
+
+def learned(
+    events: Sequence[TtrlEvent], samples: Sequence[Sample], *, corridor_high: float
+) -> Learned:
+    pairs = [
+        (event, sample)
+        for event, sample in zip(events, samples, strict=True)
+        if not sample.id.endswith("adversarial")
+    ]
+    voted = [
+        answer_score(sample.answer_kind, event.answer, sample.answer or "")
+        for event, sample in pairs
+        if event.status is not TtrlStatus.ABSTAINED
+    ]
+    published = [event.kl for event in events if event.status is TtrlStatus.PUBLISHED]
+    kls = [kl for kl in published if kl is not None]
+    seconds = [e.seconds["update"] for e in events if "update" in e.seconds]
+    return Learned(
+        vote_accuracy=float(np.mean(voted)) if voted else 0.0,
+        abstained=1 - len(voted) / len(pairs),
+        updates=sum(event.status in UPDATED for event in events),
+        published=len(published),
+        kl_median=float(np.median(kls)) if kls else None,
+        in_corridor=float(np.mean([kl <= corridor_high for kl in kls])) if kls else None,
+        seconds_per_update=float(np.median(seconds)) if seconds else None,
+    )
