@@ -10,6 +10,7 @@ chains begin with a trap: a wrong call, what came back, and its correction.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
 from pixelis_fast.types import Media, Sample, ToolCall
 from pixelis_fast.views import Views
 
+COUNTS = "counts.json"
 GRID = 10
 """Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
 SLACK = 20
@@ -215,8 +217,8 @@ def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.n
     return high[:, None] * wide[None]
 
 
-def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Counter[str]:
-    """Fills the folder; goes on behind what is there. How many examples of each family."""
+def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Path:
+    """Fills the folder; goes on behind what is there. counts.json says how many of each family."""
     torch.set_num_threads(1)
     preparer = Preparer(config)
     header = {
@@ -235,7 +237,14 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Cou
             counts += add_task(out, preparer, task, number)
             if number % 50 == 0:
                 out.flush()
-    return counts
+    write_counts(folder / COUNTS, counts)
+    return folder
+
+
+def write_counts(path: Path, counts: Counter[str]) -> None:
+    """Added to those of the run that this one went on with."""
+    before = Counter(json.loads(path.read_text())) if path.is_file() else Counter[str]()
+    path.write_text(json.dumps(dict(sorted((before + counts).items())), indent=1))
 
 
 def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -> Counter[str]:
@@ -279,9 +288,9 @@ def command(
 ) -> None:
     """Prepares PixelWorld's traces for supervised training."""
     config = PrepareConfig(split, count, grounding, direct, seed, policy)
-    counts = prepare(folder, config, PixelWorldConfig(seed=seed))
+    prepare(folder, config, PixelWorldConfig(seed=seed))
     table = Table("examples", "count")
-    for name, number in sorted(counts.items()):
+    for name, number in json.loads((folder / COUNTS).read_text()).items():
         table.add_row(name, str(number))
     Console().print(table)
 

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.progress import track
+
 from pixelis_fast.data.pixelworld import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.shift import ShiftConfig
@@ -37,7 +39,7 @@ from pixelis_fast.reproduce.recipes import (
 )
 from pixelis_fast.reproduce.stream import learned, stream
 
-ROW = "row.json"
+ROW, MADE = "row.json", "made.json"
 ABLATIONS = {
     "without KL to EMA": "safety",
     "answer majority only": "vote",
@@ -104,8 +106,8 @@ class Reproduction:
         self._prepare("direct")
         out = self._folder(seed, "no tools")
         ground = self._grounded(seed, LossConfig())
-        policy = sft.main(direct_config(self._data, ground, out, self.budget, seed=seed))
-        return self._measured(policy, seed, tools=False)
+        config = direct_config(self._data, ground, out, self.budget, seed=seed)
+        return self._measured(once(out, lambda: sft.main(config)), seed, tools=False)
 
     def _sft(self, seed: int) -> dict[str, Any]:
         return self._measured(self._sft_policy(seed), seed)
@@ -138,7 +140,8 @@ class Reproduction:
                 yield sample
 
         with agent.loop:
-            events = list(learn_from(agent, config, noted()))
+            learning = learn_from(agent, config, noted())
+            events = list(track(learning, f"{arm}, learning", total=queries))
             asked = questions_of_test(self.budget.test, shift=shift)
             row = measure(agent, asked, out / "media", title=arm).to_json()
         found = learned(events, samples[-len(events) :], corridor_high=config.corridor.high)
@@ -154,20 +157,22 @@ class Reproduction:
     def _grounded(self, seed: int, loss: LossConfig) -> Path:
         self._prepare("grounding")
         out = self._folder(seed, "grounding" if loss != UNIFORM else "grounding, uniform")
-        return sft.main(grounding_config(self._data, out, self.budget, seed=seed, loss=loss))
+        config = grounding_config(self._data, out, self.budget, seed=seed, loss=loss)
+        return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
         self._prepare("whole")
         ground = self._grounded(seed, loss)
         out = self._folder(seed, arm)
-        return sft.main(chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss))
+        config = chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss)
+        return once(out, lambda: sft.main(config))
 
     def _sft_policy(self, seed: int) -> Path:
         return self._chains(seed, "sft", LossConfig())
 
     def _rft_policy(self, seed: int, arm: str) -> Path:
         start, out = self._sft_policy(seed), self._folder(seed, arm)
-        return rft.main(rft_config(start, out, self.budget, seed=seed, arm=arm))
+        return once(out, lambda: rft.main(rft_config(start, out, self.budget, seed=seed, arm=arm)))
 
     def _prepare(self, kind: str) -> None:
         """The examples of one kind; what is there already is found."""
@@ -177,7 +182,8 @@ class Reproduction:
             "grounding": replace(none, grounding=self.budget.grounding),
             "direct": replace(none, direct=self.budget.whole),
         }[kind]
-        prepare(self._data / kind, config, PixelWorldConfig(seed=WORLD_SEED))
+        folder, world = self._data / kind, PixelWorldConfig(seed=WORLD_SEED)
+        once(folder, lambda: prepare(folder, config, world))
 
     @property
     def _data(self) -> Path:
@@ -194,3 +200,12 @@ class Reproduction:
         if path.is_file() and (found := json.loads(path.read_text())) != wanted:
             raise ValueError(f"{path}: expected the budget {wanted}, got {found}")
         path.write_text(json.dumps(wanted, indent=1))
+
+
+def once(folder: Path, make: Callable[[], Path]) -> Path:
+    """What `make` gave when it last ran to its end in this folder; else it runs."""
+    note = folder / MADE
+    if not note.is_file():
+        made = make()
+        note.write_text(json.dumps({"made": str(made.relative_to(folder))}))
+    return folder / json.loads(note.read_text())["made"]
