@@ -39,7 +39,7 @@ from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
-from pixelis_fast.types import Media, Sample, ToolCall
+from pixelis_fast.types import Media, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
@@ -93,6 +93,15 @@ class Preparer:
 
     def whole(self, task: Task, media: Media) -> Example | None:
         """One chain with its answer; None where the tools did not show it."""
+        chain = self.chain(task, media)
+        if chain is None:
+            return None
+        turns, trajectory = chain
+        imitated = (*(turn.is_imitated for turn in turns), True)
+        return Example(trajectory, imitated, task.family, hardness(task, len(turns)))
+
+    def chain(self, task: Task, media: Media) -> tuple[list[CotaTurn], Trajectory] | None:
+        """A plan of the task, run; None where its observations do not show the answer."""
         rng = np.random.default_rng((self.config.seed, 1, number_of(task)))
         # The shortest plan as often as all longer ones together.
         longer = len(task.plans) > 1 and rng.random() < 0.5
@@ -100,14 +109,8 @@ class Preparer:
         turns = planned(plan)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
-        trajectory = self.builder.build(
-            self.sample(task, media), turns, answer=task.answer, thought=""
-        )
-        if not is_evident(task, trajectory):
-            return None
-        imitated = (*(turn.is_imitated for turn in turns), True)
-        hardness = min((task.difficulty + len(turns) / 6) / 2, 1.0)
-        return Example(trajectory, imitated, task.family, hardness)
+        trajectory = self.builder.build(self.sample(task, media), turns, answer=task.answer)
+        return (turns, trajectory) if is_evident(task, trajectory) else None
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
@@ -142,6 +145,11 @@ class Preparer:
         merge = self.opened.limits.image.patch.merge_size
         _, height, width = self.views.grid_thw(media)
         return cell_labels(task, height // merge, width // merge)
+
+
+def hardness(task: Task, num_calls: int) -> float:
+    """0..1: the task's own difficulty and the length of its chain, in halves."""
+    return min((task.difficulty + num_calls / 6) / 2, 1.0)
 
 
 def opened_policy(policy: str) -> OpenPolicy:

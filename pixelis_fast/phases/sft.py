@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,41 +251,69 @@ def main(config: SftConfig) -> Path:
     return SftRun(config).train()
 
 
+class Preset(Enum):
+    """Settings that belong to a size of policy; options of their own go before them."""
+
+    TINY = "tiny"
+    """A small policy, all of it, on a CPU."""
+    LARGE = "8b"
+    """A Qwen3-VL checkpoint on a GPU: an adapter, recomputed activations."""
+
+
+PRESET_SETTINGS: dict[Preset, dict[str, Any]] = {
+    Preset.TINY: {"policy": "pixelworld-5m", "rate": 1.2e-3, "batch_tokens": 2560},
+    Preset.LARGE: {
+        "rate": 1e-4,
+        "batch_tokens": 32768,
+        "lora_rank": 32,
+        "recompute": True,
+        "device": "cuda",
+    },
+}
+
+
 def command(
-    data: Annotated[list[Path], typer.Option(help="Folder of prepared examples; may be repeated.")],
+    data: Annotated[list[Path], typer.Option(help="Prepared examples; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; started again, it goes on.")],
-    policy: Annotated[str, typer.Option(help="Preset (from scratch) or folder.")] = "pixelworld-5m",
+    preset: Annotated[Preset, typer.Option(help="Settings by size of policy.")] = Preset.TINY,
+    policy: Annotated[str | None, typer.Option(help="Preset (from scratch) or folder.")] = None,
     val: Annotated[Path | None, typer.Option(help="Prepared examples to validate on.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 3000,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.2e-3,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2500,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per step.")] = None,
     grounding: Annotated[float, typer.Option(help="Share of the run on single calls only.")] = 0.0,
-    lora: Annotated[int | None, typer.Option(help="Rank of an adapter; without, all.")] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory, more time.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lora_rank: Annotated[int | None, typer.Option(help="Of an adapter; 0: train it all.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
     threads: Annotated[int, typer.Option(help="Compute threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
 ) -> None:
     """Supervised training on traces."""
+    given = {
+        "policy": policy,
+        "rate": rate,
+        "batch_tokens": batch_tokens,
+        "lora_rank": lora_rank,
+        "device": device,
+    }
+    chosen = PRESET_SETTINGS[preset] | {k: v for k, v in given.items() if v is not None}
+    if "policy" not in chosen:
+        raise ValueError(f"--policy: expected a checkpoint folder with --preset {preset.value}")
+    highest = chosen.pop("rate")
     config = SftConfig(
         data=tuple(map(str, data)),
         out=str(out),
-        policy=policy,
         validation=None if val is None else str(val),
         optimizer=OptimizerConfig(
-            learning_rate=rate, total_steps=steps, warmup_steps=min(100, steps // 10)
+            learning_rate=highest, total_steps=steps, warmup_steps=min(100, steps // 10)
         ),
         curriculum=Curriculum(grounding, min(grounding + 0.2, 1.0) if grounding else 0.0),
-        batch_tokens=batch_tokens,
-        lora_rank=lora,
-        recompute=recompute,
         dtype=dtype,
-        device=device,
         threads=threads,
         seed=seed,
+        **chosen | {"lora_rank": chosen.get("lora_rank") or None},
     )
-    typer.echo(f"policy: {main(config)}")
+    typer.echo(f"trained: {main(config)}")
 
 
 if __name__ == "__main__":
