@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixelis_fast.advantages import GroupAdvantages, group_advantages
 from pixelis_fast.agent import open_policy
@@ -40,6 +36,7 @@ from pixelis_fast.phases.rft_rows import (
 from pixelis_fast.policy.mismatch import LIMITS, MismatchAlarm
 from pixelis_fast.policy.published import Published
 from pixelis_fast.policy.sampling import Sampling
+from pixelis_fast.progress import step_bar
 from pixelis_fast.reward_stages import Stages
 from pixelis_fast.rewards import score_group, transitions_of
 from pixelis_fast.snapshots import latest_snapshot, save_snapshot
@@ -90,11 +87,11 @@ class RftRun:
     def train(self) -> Path:
         """The folder of the trained checkpoint."""
         self.resume()
-        with progress_bar(self.config.steps, start=self.step_number) as advance:
+        with step_bar("rft", self.config.steps, start=self.step_number) as advance:
             while self.step_number < self.config.steps:
                 row = self.step()
                 self.log(row)
-                advance(row)
+                advance(shown(row))
                 if self.is_due():
                     self.save()
         return self.finish()
@@ -223,16 +220,3 @@ class RftRun:
         return save_folder(
             self.out / POLICY, opened.policy, tokenizer=opened.tokenizer, limits=opened.limits
         )
-
-
-@contextmanager
-def progress_bar(total: int, *, start: int) -> Iterator[Any]:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[shown]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("rft", total=total, completed=start, shown="")
-        yield lambda row: bar.update(task, advance=1, shown=shown(row))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixelis_fast.agent import DTYPES, AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.checkpoint_folder import save_folder
@@ -31,6 +29,7 @@ from pixelis_fast.phases.sft_data import Curriculum, StepExamples
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel, mean_metrics
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.progress import step_bar
 from pixelis_fast.snapshots import latest_snapshot, save_snapshot
 
 LOG, POLICY, ADAPTER, CONFIG = "log.jsonl", "policy", "adapter", "config.json"
@@ -118,11 +117,11 @@ class SftRun:
         self.resume()
         total = self.config.optimizer.total_steps
         rows: list[dict[str, float]] = []
-        with progress_bar(total, start=self.optimizer.num_steps) as advance:
+        with step_bar("sft", total, start=self.optimizer.num_steps) as advance:
             while self.optimizer.num_steps < total:
                 rows.append(self.step())
                 number = self.optimizer.num_steps
-                advance(rows[-1])
+                advance(f"loss {rows[-1]['loss/total']:.3f}")
                 if number % self.config.log_every == 0:
                     self.log("train", mean_metrics(rows))
                     rows.clear()
@@ -227,23 +226,6 @@ def validation_batches(
     halves = Curriculum(grounding_kept=0.5, hardest_from=0.0)
     draw = StepExamples(data.examples, halves, batch_tokens=config.batch_tokens, seed=1).draw
     return (draw(number, 1.0) for number in range(num_batches))
-
-
-@contextmanager
-def progress_bar(total: int, *, start: int) -> Iterator[Any]:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("sft", total=total, completed=start, loss="")
-
-        def advance(metrics: dict[str, float]) -> None:
-            bar.update(task, advance=1, loss=f"loss {metrics['loss/total']:.3f}")
-
-        yield advance
 
 
 def main(config: SftConfig) -> Path:
