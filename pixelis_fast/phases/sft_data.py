@@ -2,7 +2,8 @@
 
 A step's examples follow from (seed, step) alone, so a run that is resumed sees what it would have
 seen. Grounding examples (one call, no answer) come first, whole chains by and by; whole chains
-enter from easy to hard.
+enter from easy to hard. Grounding examples of one picture come together: the picture is encoded
+once for all, and only the question can tell them apart.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class StepExamples:
             raise ValueError("examples: expected at least one, got none")
         whole = [example for example in examples if example.is_whole]
         self._whole = sorted(whole, key=lambda example: example.difficulty)
-        self._grounding = [example for example in examples if not example.is_whole]
+        self._grounding = by_picture([example for example in examples if not example.is_whole])
         self._curriculum, self._seed, self._batch_tokens = curriculum, seed, batch_tokens
 
     def draw(self, step: int, progress: float) -> list[Example]:
@@ -80,15 +81,25 @@ class StepExamples:
         drawn: list[Example] = []
         room = self._batch_tokens
         while room > 0:
-            example = self._one(rng, progress)
-            room -= len(example.trajectory.ids)
+            some = self._some(rng, progress)
+            room -= sum(len(example.trajectory.ids) for example in some)
             if room >= 0 or not drawn:
-                drawn.append(example)
+                drawn += some
         return drawn
 
-    def _one(self, rng: np.random.Generator, progress: float) -> Example:
+    def _some(self, rng: np.random.Generator, progress: float) -> list[Example]:
+        """One whole chain, or all single calls on one picture."""
         share = self._curriculum.whole_share(progress)
         if not self._grounding or (self._whole and rng.random() < share):
             count = max(1, round(len(self._whole) * self._curriculum.hardness(progress)))
-            return self._whole[rng.integers(count)]
+            return [self._whole[rng.integers(count)]]
         return self._grounding[rng.integers(len(self._grounding))]
+
+
+def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples that show the same media, in the order the media came."""
+    groups: dict[tuple[str, ...], list[Example]] = {}
+    for example in examples:
+        shown = tuple(media.id for media in example.trajectory.sample.media)
+        groups.setdefault(shown, []).append(example)
+    return list(groups.values())

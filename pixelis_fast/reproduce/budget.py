@@ -22,7 +22,7 @@ class Budget:
     """Tasks with single calls."""
     grounding_steps: int = 2500
     chain_steps: int = 2500
-    sft_tokens: int = 2560
+    sft_tokens: int = 3072
     """Per step."""
     rft_steps: int = 150
     prompts: int = 8

@@ -151,6 +151,8 @@ def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(d
     late = [e for step in range(10) for e in draw(step, 1.0)]
     assert not any(e.is_whole for e in early)
     assert all(e.is_whole for e in late)
+    ids = [[e.trajectory.sample.media[0].id for e in draw(step, 0.1)] for step in range(5)]
+    assert any(len(set(step)) < len(step) for step in ids), "a picture's calls come together"
     easy = [e for step in range(20) for e in draw(step, 0.45) if e.is_whole]
     assert max(e.difficulty for e in easy) <= max(e.difficulty for e in late)
     assert [e.trajectory.ids for e in draw(3, 0.5)] == [e.trajectory.ids for e in draw(3, 0.5)]
