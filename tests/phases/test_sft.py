@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.prepared import Prepared
@@ -22,8 +23,10 @@ from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, main
 from pixelis_fast.phases.sft_data import Curriculum, StepExamples
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
-from pixelis_fast.policy.limits import PatchShape
-from pixelis_fast.policy.weights import load_policy
+from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.policy.limits import PRESET_LIMITS, PatchShape
+from pixelis_fast.policy.tokenizer import Tokenizer
+from pixelis_fast.policy.weights import load_policy, random_policy
 from pixelis_fast.snapshots import latest_snapshot
 
 START = """
@@ -42,25 +45,46 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def config(data: Path, out: Path, **changes) -> SftConfig:
-    settings = SftConfig(
-        data=(str(data),),
-        out=str(out),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2, total_steps=20),
-        batch_tokens=500,
-        threads=1,
-        log_every=1,
-        save_every=1,
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A policy small enough to be saved after every step."""
+    tokenizer = Tokenizer.pixelworld()
+    special = tokenizer.special
+    small = PRESETS["unit"].with_special_ids(
+        image_pad=special.image_pad,
+        video_pad=special.video_pad,
+        vision_start=special.vision_start,
+        vision_end=special.vision_end,
     )
-    return replace(settings, **changes)
+    limits = PRESET_LIMITS["pixelworld-5m"]
+    folder = tmp_path_factory.mktemp("start")
+    return save_folder(folder, random_policy(small), tokenizer=tokenizer, limits=limits)
+
+
+@pytest.fixture
+def config(data, start):
+    def make(out: Path, **changes) -> SftConfig:
+        settings = SftConfig(
+            data=(str(data),),
+            out=str(out),
+            policy=str(start),
+            optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, total_steps=20),
+            batch_tokens=500,
+            threads=1,
+            log_every=1,
+            save_every=1,
+        )
+        return replace(settings, **changes)
+
+    return make
 
 
 def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").open()]
 
 
-def test_the_loss_falls_and_the_policy_can_be_loaded(data, tmp_path):
-    settings = config(data, tmp_path, validation=str(data), validate_every=20)
+def test_the_loss_falls_and_the_policy_can_be_loaded(config, data, tmp_path):
+    settings = config(tmp_path, validation=str(data), validate_every=20)
     folder = main(settings)
     found = [row for row in rows(tmp_path) if row["kind"] == "train"]
     assert found[-1]["loss/imitation"] < 0.75 * found[0]["loss/imitation"]
@@ -71,10 +95,8 @@ def test_the_loss_falls_and_the_policy_can_be_loaded(data, tmp_path):
     assert torch.equal(policy.embed_tokens.weight, trained.to(torch.bfloat16))
 
 
-def test_a_killed_run_ends_with_the_same_bits(data, tmp_path):
-    whole = config(
-        data, tmp_path / "whole", optimizer=OptimizerConfig(warmup_steps=2, total_steps=6)
-    )
+def test_a_killed_run_ends_with_the_same_bits(config, data, tmp_path):
+    whole = config(tmp_path / "whole", optimizer=OptimizerConfig(warmup_steps=2, total_steps=6))
     main(whole)
     killed = replace(whole, out=str(tmp_path / "killed"))
     (tmp_path / "config").write_bytes(pickle.dumps(killed))
@@ -99,17 +121,17 @@ def until_snapshot(folder: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_run_with_other_settings_does_not_go_on(data, tmp_path):
-    one = config(data, tmp_path, optimizer=OptimizerConfig(warmup_steps=0, total_steps=1))
+def test_a_run_with_other_settings_does_not_go_on(config, data, tmp_path):
+    one = config(tmp_path, optimizer=OptimizerConfig(warmup_steps=0, total_steps=1))
     main(one)
     with pytest.raises(ValueError, match="got another seed; choose another folder"):
         SftRun(replace(one, seed=5)).resume()
 
 
-def test_lora_leaves_the_policy_alone(data, tmp_path):
+def test_lora_leaves_the_policy_alone(config, data, tmp_path):
     once = OptimizerConfig(total_steps=1, warmup_steps=0)
-    base = main(config(data, tmp_path / "base", optimizer=once))
-    settings = config(data, tmp_path / "lora", policy=str(base), lora_rank=4)
+    base = main(config(tmp_path / "base", optimizer=once))
+    settings = config(tmp_path / "lora", policy=str(base), lora_rank=4)
     run = SftRun(settings)
     before = [p.detach().clone() for p in run.opened.policy.parameters()]
     folder = run.train()
@@ -121,12 +143,12 @@ def test_lora_leaves_the_policy_alone(data, tmp_path):
     assert found[-1]["loss/imitation"] < found[0]["loss/imitation"]
 
 
-def test_recomputing_changes_no_gradient(data):
+def test_recomputing_changes_no_gradient(config, data):
     examples = Prepared([data], PatchShape())
     drawn = StepExamples(examples.examples, Curriculum(), batch_tokens=400, seed=0).draw(0, 1.0)
     gradients = []
     for recompute in (False, True):
-        run = SftRun(config(data, Path(os.devnull).parent, recompute=recompute, dtype="float32"))
+        run = SftRun(config(Path(os.devnull).parent, recompute=recompute, dtype="float32"))
         run.model.loss(drawn, examples).total.backward()
         gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
@@ -134,16 +156,19 @@ def test_recomputing_changes_no_gradient(data):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
 
 
-def test_without_heads_only_the_policy_is_trained(data):
-    run = SftRun(config(data, Path("unused"), loss=LossConfig(aux_weight=0.0, dense_weight=0.0)))
+def test_without_heads_only_the_policy_is_trained(config, data):
+    bare = LossConfig(aux_weight=0.0, dense_weight=0.0)
+    run = SftRun(config(Path("unused"), policy="pixelworld-5m", loss=bare))
     assert isinstance(run.model, SftModel)
     assert run.model.heads is None
     assert run.model.dense is None
     examples = run.examples.draw(0, 0.0)
     assert "loss/pointer" not in run.model.loss(examples, run.data).metrics
+    with pytest.raises(ValueError, match="lora_rank: expected a checkpoint folder"):
+        config(Path("unused"), policy="pixelworld-5m", lora_rank=4)
 
 
-def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(data):
+def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(config, data):
     examples = Prepared([data], PatchShape()).examples
     curriculum = Curriculum(grounding_until=0.3, whole_from=0.6, grounding_kept=0.0)
     draw = StepExamples(examples, curriculum, batch_tokens=400, seed=0).draw
