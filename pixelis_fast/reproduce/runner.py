@@ -1,12 +1,14 @@
 """Trains and measures every arm for every seed; what is done is found again.
 
 Each arm has a folder with its run and, once measured, row.json. An arm is made of the one it builds
-on, which is made first. Killed and started again, the whole goes on where it stopped.
+on, which is made first. Killed and started again, the whole
+goes on where it stopped, but for test-time learning, whose stream begins anew.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -125,8 +127,12 @@ class Reproduction:
     def _ttrl(
         self, seed: int, arm: str, shift: ShiftConfig | None, without: str = ""
     ) -> dict[str, Any]:
-        """Learns from the stream, then answers the questions that all arms answer."""
+        """Learns from the stream, then answers the questions that all arms answer.
+
+        A stream that was cut is learned anew: a row is of all its events.
+        """
         out = self._folder(seed, arm)
+        shutil.rmtree(out / "run", ignore_errors=True)
         policy = self._rft_policy(seed, "cc-rft")
         agent = agent_for(policy, threads=self.budget.threads, seed=seed)
         config = ttrl_config(out / "run", self.budget, seed=seed, without=without)
@@ -144,7 +150,7 @@ class Reproduction:
             events = list(track(learning, f"{arm}, learning", total=queries))
             asked = questions_of_test(self.budget.test, shift=shift)
             row = measure(agent, asked, out / "media", title=arm).to_json()
-        found = learned(events, samples[-len(events) :], corridor_high=config.corridor.high)
+        found = learned(events, samples, corridor_high=config.corridor.high)
         return row | {"ttrl": asdict(found)}
 
     def _measured(
