@@ -9,7 +9,7 @@ Shapes: R = calls, C = most visual tokens of one call's picture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ class HeadTargets:
 
     rows_R: Tensor
     """Row of the batch whose next token opens the arguments."""
+    ends_R: Tensor
+    """Row of the arguments' last token; it predicts none of them."""
+    starts_R: Tensor
+    """First row of the call's trajectory."""
     operations_R: Tensor
     cells_RC: Tensor
     """Rows of the visual tokens the call may point at; NONE beyond its picture."""
@@ -43,12 +47,17 @@ class HeadTargets:
     def __len__(self) -> int:
         return len(self.rows_R)
 
+    def to(self, device: torch.device) -> HeadTargets:
+        return HeadTargets(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class CallTarget:
     """One call's part of it."""
 
     row: int
+    end: int
+    start: int
     operation: int
     cells: list[int]
     cell: int
@@ -69,6 +78,8 @@ def head_targets(
     padded = [call.cells + [NONE] * (most - len(call.cells)) for call in calls]
     return HeadTargets(
         rows_R=torch.tensor([call.row for call in calls]),
+        ends_R=torch.tensor([call.end for call in calls]),
+        starts_R=torch.tensor([call.start for call in calls]),
         operations_R=torch.tensor([call.operation for call in calls]),
         cells_RC=torch.tensor(padded, dtype=torch.long).view(len(calls), most),
         cell_R=torch.tensor([call.cell for call in calls]),
@@ -87,33 +98,31 @@ def call_targets(
         for number, step in enumerate(trajectory.steps):
             if step.call is None or (imitated is not None and not imitated[index][number]):
                 continue
-            row = arguments_row(trajectory, step)
-            if row is not None:
-                yield call_target(trajectory, step, start=start, row=row, merge=merge)
+            if arguments_rows(trajectory, step):
+                yield call_target(trajectory, step, start=start, merge=merge)
         start += len(trajectory.ids)
 
 
-def arguments_row(trajectory: Trajectory, step: Step) -> int | None:
-    """The token before the first of the arguments."""
-    for index in range(step.start, step.end):
-        if trajectory.roles[index] is TokenRole.ARGUMENT:
-            return index - 1
-    return None
+def arguments_rows(trajectory: Trajectory, step: Step) -> list[int]:
+    """The tokens of the call's arguments."""
+    roles = trajectory.roles
+    return [i for i in range(step.start, step.end) if roles[i] is TokenRole.ARGUMENT]
 
 
-def call_target(
-    trajectory: Trajectory, step: Step, *, start: int, row: int, merge: int
-) -> CallTarget:
+def call_target(trajectory: Trajectory, step: Step, *, start: int, merge: int) -> CallTarget:
     assert step.call is not None
     arguments = step.call.arguments
     region, known = wanted_region(arguments)
     span = shown_span(trajectory, arguments)
+    rows = arguments_rows(trajectory, step)
     cells, cell = [], NONE
     if span is not None and known[0]:
         cells = [start + span.start + i for i in range(span.num_tokens)]
         cell = cell_of(region, span, merge)
     return CallTarget(
-        row=start + row,
+        row=start + rows[0] - 1,
+        end=start + rows[-1],
+        start=start,
         operation=OPERATIONS.index(step.call.operation),
         cells=cells,
         cell=cell,

@@ -22,6 +22,8 @@ from pixelis_fast.head_targets import OPERATIONS, HeadTargets
 
 SMOOTH = 0.05
 """Where smooth L1 turns linear, as a share of the picture."""
+BOX_WEIGHT = 5.0
+"""Smooth L1 of a box at chance is 0.2: a tenth of a cross entropy at chance."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,49 @@ class AuxiliaryHeads(nn.Module):
         return cross_entropy(scores_RC, wanted_R), float(right)
 
 
+@dataclass(frozen=True)
+class DenseLosses:
+    """Means over the visual tokens that have labels; 0 where none has."""
+
+    kinds: Tensor
+    box: Tensor
+
+    def total(self) -> Tensor:
+        return self.kinds + BOX_WEIGHT * self.box
+
+
 class DenseHead(nn.Module):
-    """Names what each visual token shows: one linear layer per kind of label.
+    """Names what each visual token shows, and where that is: one linear layer per kind of label.
 
     Example:
-        loss = DenseHead(192, {"color": 7, "shape": 6})(features.embeds_MD, labels_ML)
+        loss = DenseHead(192, (7, 6))(features.embeds_MD, labels_ML)
     """
 
     def __init__(self, hidden_size: int, num_labels: Sequence[int]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(hidden_size, count) for count in num_labels)
+        self.box = nn.Linear(hidden_size, 4)
 
-    def forward(self, embeds_MD: Tensor, labels_ML: Tensor) -> Tensor:
-        """labels_ML (M, L) int64; a row of -100 is of no picture with labels."""
-        embeds_MD = embeds_MD.float()
-        pairs = zip(self.heads, labels_ML.unbind(1), strict=True)
-        losses = [cross_entropy(head(embeds_MD), labels_M) for head, labels_M in pairs]
-        return torch.stack(losses).mean()
+    def forward(self, embeds_MD: Tensor, labels_ML: Tensor) -> DenseLosses:
+        """labels_ML (M, L + 4) int64, as `StoredPicture.labels` has them."""
+        kinds_ML, boxes_M4 = labels_ML.split((len(self.heads), 4), dim=1)
+        labelled_M = (kinds_ML >= 0).all(dim=1)
+        found_MD = embeds_MD[labelled_M].float()
+        if not len(found_MD):
+            return DenseLosses(embeds_MD.sum() * 0, embeds_MD.sum() * 0)
+        pairs = zip(self.heads, kinds_ML[labelled_M].unbind(1), strict=True)
+        losses = [cross_entropy(head(found_MD), kinds_M) for head, kinds_M in pairs]
+        box = box_distance(self.box(found_MD), boxes_M4[labelled_M])
+        return DenseLosses(torch.stack(losses).mean(), box)
+
+
+def box_distance(found_M4: Tensor, boxes_M4: Tensor) -> Tensor:
+    """Smooth L1 to boxes in thousandths, over the rows that have one."""
+    known_M = boxes_M4[:, 0] >= 0
+    if not known_M.any():
+        return found_M4.sum() * 0
+    wanted_M4 = boxes_M4[known_M].float() / 1000
+    return smooth_l1_loss(found_M4[known_M], wanted_M4, beta=SMOOTH)
 
 
 def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
-from pixelis_fast.policy.decoder import Apply, apply_at_once
+from pixelis_fast.policy.decoder import Apply, Attend, apply_at_once
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.policy.positions import Grid, mrope_positions
@@ -75,14 +75,19 @@ class TrainingBatch:
         return policy.encode_vision(self.patches_PK, self.grids)
 
     def hidden_behind(
-        self, policy: Policy, features: VisionFeatures | None, *, apply: Apply = apply_at_once
+        self,
+        policy: Policy,
+        features: VisionFeatures | None,
+        *,
+        apply: Apply = apply_at_once,
+        watch: Callable[[Attend], Attend] | None = None,
     ) -> Tensor:
-        """`hidden` for one that needs the pictures' tokens itself."""
+        """`hidden` for one that needs the pictures' tokens, or the layers' attention, itself."""
         packed = self.packed
         if features is not None:
             shown = pick(features, self.feature_index_M)
             packed = replace(packed, visual_index_M=self.visual_index_M, visual=shown)
-        return policy.hidden(packed, apply=apply)
+        return policy.hidden(packed, apply=apply, watch=watch)
 
 
 def training_batch(

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pixelis_fast.data.prepared import BOX, UNKNOWN
 from pixelis_fast.head_targets import NONE, OPERATIONS, HeadTargets, cell_of, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, box_giou, region_loss, span_loss
 from pixelis_fast.types import (
@@ -46,6 +47,8 @@ def test_a_box_gives_cell_centre_and_size():
     made = trajectory(ToolCall("zoom", {"media": 0, "box": [500, 0, 1000, 500]}))
     targets = head_targets([made, made], merge=2, imitated=None)
     assert targets.rows_R.tolist() == [11, 25]
+    assert targets.ends_R.tolist() == [12, 26]
+    assert targets.starts_R.tolist() == [0, 14]
     assert targets.operations_R.tolist() == [OPERATIONS.index("zoom")] * 2
     # Two rows of four cells; (0.75, 0.25) lies in the fourth of the first row.
     assert targets.cell_R.tolist() == [3, 3]
@@ -103,6 +106,8 @@ def test_giou_is_its_definition(one, other, expected):
 def targets_of(region, known, span=None) -> HeadTargets:
     return HeadTargets(
         rows_R=torch.tensor([2]),
+        ends_R=torch.tensor([3]),
+        starts_R=torch.tensor([0]),
         operations_R=torch.tensor([1]),
         cells_RC=torch.tensor([[0, 1, NONE]]),
         cell_R=torch.tensor([1]),
@@ -147,15 +152,35 @@ def test_the_pointer_learns_to_point_and_never_at_padding():
     assert losses.pointed_right == 1.0
 
 
+LABELS_ML = torch.tensor(
+    [
+        [0, 1, 250, 500, 100, 100],
+        [UNKNOWN] * 6,
+        [2, 0, *[UNKNOWN] * BOX],
+        [UNKNOWN] * 6,
+        [1, 1, 750, 500, 100, 100],
+    ]
+)
+
+
 def test_the_dense_head_leaves_unknown_tokens_alone():
     head = DenseHead(4, (3, 2))
     embeds_MD = torch.randn(5, 4, requires_grad=True)
-    labels_ML = torch.tensor([[0, 1], [-100, -100], [2, 0], [-100, -100], [1, 1]])
-    head(embeds_MD, labels_ML).backward()
+    head(embeds_MD, LABELS_ML).total().backward()
     assert embeds_MD.grad[[1, 3]].abs().max() == 0
     assert embeds_MD.grad[[0, 2, 4]].abs().max() > 0
     with torch.no_grad():
-        for linear in head.heads:
-            linear.weight.zero_()
-            linear.bias.zero_()
-    assert float(head(embeds_MD, labels_ML)) == pytest.approx((math.log(3) + math.log(2)) / 2)
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.box.bias.copy_(torch.tensor([0.5, 0.5, 0.1, 0.1]))
+    losses = head(embeds_MD, LABELS_ML)
+    assert float(losses.kinds) == pytest.approx((math.log(3) + math.log(2)) / 2)
+    # Of eight numbers two are off by a quarter: smooth L1 with its bend at 0.05.
+    assert float(losses.box) == pytest.approx(2 * (0.25 - 0.025) / 8, rel=1e-5)
+
+
+def test_a_batch_without_labels_has_no_dense_loss():
+    head = DenseHead(4, (3, 2))
+    losses = head(torch.randn(2, 4, requires_grad=True), torch.full((2, 6), UNKNOWN))
+    losses.total().backward()
+    assert float(losses.total()) == 0.0

@@ -33,7 +33,7 @@ from pixelis_fast.data.pixelworld.media import save_media
 from pixelis_fast.data.pixelworld.task import Plan, Task
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.pixelworld.world import PixelWorld
-from pixelis_fast.data.prepared import Example, PreparedWriter
+from pixelis_fast.data.prepared import BOX, UNKNOWN, Example, PreparedWriter
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
@@ -49,6 +49,7 @@ SLACK = 20
 """Added around what is zoomed or read: a box that is off by as much still shows the text."""
 NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1)
 SHOWN_KINDS = ("marker", "disk", "ball")
+NOTHING = np.array([0, 0] + [UNKNOWN] * BOX)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Preparer:
         return Example(trajectory, (True,), task.family, task.difficulty)
 
     def labels(self, task: Task, media: Media) -> np.ndarray | None:
-        """(M, L): what each visual token of a picture shows; None for a video."""
+        """(M, 6): what each visual token of a picture shows; None for a video."""
         if len(task.frames) > 1:
             return None
         merge = self.opened.limits.image.patch.merge_size
@@ -202,8 +203,11 @@ def asked(task: Task, rng: np.random.Generator, count: int) -> list[tuple[str, C
 
 
 def cell_labels(task: Task, rows: int, columns: int) -> np.ndarray:
-    """Colour and shape of the thing that covers a token's cell most, 0 for none."""
-    labels = np.zeros((rows, columns, 2), dtype=np.int64)
+    """(M, 6) of the thing that covers a token's cell most: colour, shape, centre and size.
+
+    Where none does, colour and shape are 0 and the rest is unknown.
+    """
+    labels = np.tile(NOTHING, (rows, columns, 1))
     covered = np.full((rows, columns), 0.15)
     for thing in task.objects:
         if thing.kind not in SHOWN_KINDS:
@@ -211,9 +215,10 @@ def cell_labels(task: Task, rows: int, columns: int) -> np.ndarray:
         share = cell_shares(thing.box, rows, columns)
         color, shape = list(COLORS).index(thing.color) + 1, SHAPES.index(thing.shape) + 1
         wins = share > covered
-        labels[wins] = color, shape
+        x0, y0, x1, y1 = thing.box
+        labels[wins] = color, shape, (x0 + x1) // 2, (y0 + y1) // 2, x1 - x0, y1 - y0
         covered = np.where(wins, share, covered)
-    return labels.reshape(rows * columns, 2)
+    return labels.reshape(rows * columns, -1)
 
 
 def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.ndarray:

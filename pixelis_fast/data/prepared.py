@@ -32,6 +32,8 @@ EXAMPLES, PICTURES, PIXELS, HEADER = (
     "pixels.bin",
     "header.json",
 )
+UNKNOWN = -100
+BOX = 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class StoredPicture:
     still: bool
     """One of its two temporal slices is kept: they are equal."""
     labels: tuple[tuple[int, ...], ...] | None
-    """(M, L), -100 where a token has no label."""
+    """(M, L + 4): kinds, then centre and size, in thousandths, of what the token shows; UNKNOWN
+    where there is none."""
 
 
 class PreparedWriter:
@@ -243,12 +246,13 @@ def cut_torn_line(path: Path) -> list[dict[str, Any]]:
 
 
 def labels_of(data: Prepared, media_ids: Sequence[str], num_kinds: int, merge: int) -> torch.Tensor:
-    """(M, L) of all pictures' tokens in order; -100 where nothing is known."""
+    """(M, L + 4) of all pictures' tokens in order, as `StoredPicture.labels` has them."""
     parts = []
     for media_id in media_ids:
         stored = data.pictures[media_id]
         t, h, w = stored.grid_thw
         count = t * (h // merge) * (w // merge)
         known = stored.labels is not None
-        parts.append(torch.tensor(stored.labels) if known else torch.full((count, num_kinds), -100))
+        nothing = torch.full((count, num_kinds + BOX), UNKNOWN)
+        parts.append(torch.tensor(stored.labels) if known else nothing)
     return torch.cat(parts)

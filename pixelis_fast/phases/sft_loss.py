@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pixelis_fast.data.prepared import Example, Prepared, labels_of
-from pixelis_fast.head_targets import head_targets
+from pixelis_fast.data.prepared import BOX, UNKNOWN, Example, Prepared, labels_of
+from pixelis_fast.guidance import Guidance, GuidanceLosses, WatchedAttention
+from pixelis_fast.head_targets import HeadTargets, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, HeadLosses
 from pixelis_fast.imitation import RoleWeights, token_weights
 from pixelis_fast.kernels.masked_imitation import masked_imitation_loss
 from pixelis_fast.policy.adapters import AdapterBank
-from pixelis_fast.policy.batch import VisionFeatures
 from pixelis_fast.policy.decoder import apply_at_once
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.training_batch import TrainingBatch, training_batch
@@ -28,6 +28,8 @@ class LossConfig:
     aux_weight: float = 1.0
     """0: no heads (the ablation)."""
     dense_weight: float = 1.0
+    guide_weight: float = 1.0
+    """Of guided attention; only a policy that is trained as a whole is guided."""
     z_loss: float = 1e-4
 
 
@@ -55,13 +57,19 @@ class SftModel(nn.Module):
         num_labels: Sequence[int] = (),
         bank: AdapterBank | None = None,
     ) -> None:
-        """With a bank the policy stays as it is; dense labels need a tower that is trained."""
+        """With a bank the policy stays as it is: neither its tower nor its heads are taught."""
         super().__init__()
-        size = policy.config.text.hidden_size
+        text = policy.config.text
+        size = text.hidden_size
         self.policy, self.config, self.bank = policy, config, bank
         num_labels = num_labels if bank is None else ()
         self.heads = AuxiliaryHeads(size) if config.aux_weight else None
         self.dense = DenseHead(size, num_labels) if num_labels and config.dense_weight else None
+        self.guidance = (
+            Guidance(head_dim=text.head_dim, num_layers=text.num_layers)
+            if config.guide_weight and bank is None
+            else None
+        )
 
     def trained(self) -> Iterator[nn.Parameter]:
         """What the optimizer moves: the policy or the bank, and the heads."""
@@ -74,17 +82,43 @@ class SftModel(nn.Module):
         batch = training_batch(self.policy, trajectories, data.patches)
         features = batch.encode(self.policy)
         apply = apply_at_once if self.bank is None else self.bank.apply()
-        hidden_ND = batch.hidden_behind(self.policy, features, apply=apply)
-        imitation, metrics = self._imitation(examples, batch, hidden_ND)
-        total = imitation
-        if self.heads is not None and (losses := self._heads(examples, hidden_ND)) is not None:
+        watched = WatchedAttention(() if self.guidance is None else self.guidance.layers)
+        hidden_ND = batch.hidden_behind(self.policy, features, apply=apply, watch=watched.wrap)
+        total, metrics = self._imitation(examples, batch, hidden_ND)
+        targets = self._targets(examples)
+        labels_ML = self._labels(batch, data)
+        if self.heads is not None and targets is not None:
+            losses = self.heads(hidden_ND, targets)
             total = total + self.config.aux_weight * losses.total()
             metrics |= head_metrics(losses)
+        if self.guidance is not None and targets is not None:
+            boxes_N4 = boxes_of_rows(batch, labels_ML, len(hidden_ND))
+            guided = self.guidance(watched.seen, targets, boxes_N4=boxes_N4)
+            if guided is not None:
+                total = total + self.config.guide_weight * guided.total()
+                metrics |= guidance_metrics(guided)
         if self.dense is not None and features is not None:
-            dense = self._dense(features, batch, data)
-            total = total + self.config.dense_weight * dense
-            metrics["loss/dense"] = dense.item()
+            dense = self.dense(features.embeds_MD, labels_ML)
+            total = total + self.config.dense_weight * dense.total()
+            metrics |= {"loss/dense": dense.kinds.item(), "loss/dense box": dense.box.item()}
         return SftLoss(total, metrics | {"loss/total": total.item()})
+
+    def _targets(self, examples: Sequence[Example]) -> HeadTargets | None:
+        if self.heads is None and self.guidance is None:
+            return None
+        targets = head_targets(
+            [example.trajectory for example in examples],
+            self.policy.config.vision.merge_size,
+            imitated=[example.imitated for example in examples],
+        )
+        return None if targets is None else targets.to(self.policy.device)
+
+    def _labels(self, batch: TrainingBatch, data: Prepared) -> Tensor | None:
+        if self.dense is None or not batch.media_ids:
+            return None
+        merge = self.policy.config.vision.merge_size
+        labels_ML = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
+        return labels_ML.to(self.policy.device)
 
     def _imitation(
         self, examples: Sequence[Example], batch: TrainingBatch, hidden_ND: Tensor
@@ -100,20 +134,14 @@ class SftModel(nn.Module):
         metrics = {"loss/imitation": found.loss.item(), "tokens": float(sum(batch.lengths))}
         return found.loss, metrics | role_metrics(examples, batch, found.logprob_N)
 
-    def _heads(self, examples: Sequence[Example], hidden_ND: Tensor) -> HeadLosses | None:
-        assert self.heads is not None
-        targets = head_targets(
-            [example.trajectory for example in examples],
-            self.policy.config.vision.merge_size,
-            imitated=[example.imitated for example in examples],
-        )
-        return None if targets is None else self.heads(hidden_ND, targets)
 
-    def _dense(self, features: VisionFeatures, batch: TrainingBatch, data: Prepared) -> Tensor:
-        assert self.dense is not None
-        merge = self.policy.config.vision.merge_size
-        labels_ML = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
-        return self.dense(features.embeds_MD, labels_ML)
+def boxes_of_rows(batch: TrainingBatch, labels_ML: Tensor | None, num_rows: int) -> Tensor | None:
+    """(N, 4): what the visual token in each row shows, UNKNOWN elsewhere."""
+    if labels_ML is None or batch.feature_index_M is None:
+        return None
+    boxes_N4 = labels_ML.new_full((num_rows, BOX), UNKNOWN)
+    shown_M4 = labels_ML[:, -BOX:].index_select(0, batch.feature_index_M)
+    return boxes_N4.index_copy(0, batch.visual_index_M, shown_M4)
 
 
 def role_metrics(
@@ -134,6 +162,14 @@ def head_metrics(losses: HeadLosses) -> dict[str, float]:
     names = ("operation", "pointer", "region", "span")
     values = {f"loss/{name}": getattr(losses, name).item() for name in names}
     return values | {"pointed_right": losses.pointed_right}
+
+
+def guidance_metrics(losses: GuidanceLosses) -> dict[str, float]:
+    return {
+        "loss/guided attention": losses.attention.item(),
+        "loss/guided region": losses.region.item(),
+        "looked_right": losses.on_target,
+    }
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:

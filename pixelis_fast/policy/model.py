@@ -11,7 +11,7 @@ M = vision tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
 from pixelis_fast.policy.cache import ROOM, KVCache
 from pixelis_fast.policy.config import PolicyConfig
 from pixelis_fast.policy.context import invariant_attend, plain_attend
-from pixelis_fast.policy.decoder import Apply, Context, Layer, RMSNorm, apply_at_once
+from pixelis_fast.policy.decoder import Apply, Attend, Context, Layer, RMSNorm, apply_at_once
 from pixelis_fast.policy.invariant import ROWS, rows_apply
 from pixelis_fast.policy.positions import Grid
 from pixelis_fast.policy.rope import Rotation, text_rotation
@@ -92,12 +92,13 @@ class Policy(nn.Module):
         *,
         invariant: bool = False,
         apply: Apply | None = None,
+        watch: Callable[[Attend], Attend] | None = None,
     ) -> Tensor:
         """(N, D) behind the final norm; with caches, sequence b goes on behind caches[b].
 
         With `invariant` a token's bits do not depend on its batch (policy/invariant.py); caches
         must come from `new_cache(invariant=True)`. `apply` runs the linear layers: whoever gives
-        one with `invariant` keeps the promise there.
+        one with `invariant` keeps the promise there. `watch` wraps the layers' attention.
         """
         if caches is not None:
             check_caches(caches, batch.lengths)
@@ -108,6 +109,7 @@ class Policy(nn.Module):
             else plain_attend(batch.lengths, caches, like=like)
         )
         rotation = self.rotation(batch.positions_3N)
+        attend = attend if watch is None else watch(attend)
         context = Context(rotation, attend, apply or default_apply(invariant))
         hidden_ND = self.run_layers(batch, context)
         for kv, length in zip(caches or (), batch.lengths, strict=False):

@@ -20,7 +20,10 @@ from pixelis_fast.rewards import RewardConfig
 from pixelis_fast.voting import VoteKind, VotingConfig
 
 UNIFORM = LossConfig(
-    roles=RoleWeights(thought=1, operation=1, argument=1, answer=1), aux_weight=0, dense_weight=0
+    roles=RoleWeights(thought=1, operation=1, argument=1, answer=1),
+    aux_weight=0,
+    dense_weight=0,
+    guide_weight=0,
 )
 REWARDS = {
     "cc-rft": RewardConfig(),

@@ -18,7 +18,14 @@ from pixelis_fast.data.prepare import (
     prepare,
     rounded,
 )
-from pixelis_fast.data.prepared import EXAMPLES, Example, Prepared, PreparedWriter, labels_of
+from pixelis_fast.data.prepared import (
+    EXAMPLES,
+    UNKNOWN,
+    Example,
+    Prepared,
+    PreparedWriter,
+    labels_of,
+)
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import moved
 from pixelis_fast.imitation import RoleWeights, token_weights
@@ -100,7 +107,7 @@ def test_weights_follow_roles_and_leave_traps_out(builder, sample):
 
 def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
     built = builder.build(sample, TURNS, answer="24")
-    labels = np.arange(72).reshape(36, 2)
+    labels = np.arange(216).reshape(36, 6)
     with PreparedWriter(tmp_path, header={"policy": "p"}, patch=PatchShape()) as out:
         example = Example(built, (True, True, True), "count", 0.5)
         known = {sample.media[0].id: labels}
@@ -201,5 +208,9 @@ def test_cells_are_labelled_by_what_covers_them():
         "train", 1
     )
     labels = cell_labels(task, 6, 6)
-    assert labels.shape == (36, 2)
-    assert (labels[:, 0] > 0).sum() >= 2
+    assert labels.shape == (36, 6)
+    shown = labels[:, 0] > 0
+    assert shown.sum() >= 2
+    assert (labels[~shown, 2:] == UNKNOWN).all()
+    centres = {((t.box[0] + t.box[2]) // 2, (t.box[1] + t.box[3]) // 2) for t in task.objects}
+    assert {tuple(row) for row in labels[shown, 2:4].tolist()} <= centres

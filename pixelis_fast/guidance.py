@@ -1,0 +1,166 @@
+"""Guided attention: in two middle layers, one head looks where a call points and tells where it is.
+
+A pointer that is read off the last layer teaches a decoder which visual token matches a name, but
+not to fetch where that token lies. Measured on PixelWorld, from scratch: after 1,200 steps 78 % of
+pointers were right and every coordinate was still at chance; the visual tokens' embeddings (norm 5)
+drowned in the stream (norm 91 in layer 2). Guided, coordinates left chance within 200 steps.
+
+At every row that predicts an argument, the first head's attention is trained on the target's visual
+token (cross entropy over all it may see), and a linear layer reads the call's region off what it
+brings; the same layer reads a box off the values of tokens that have one. Training only.
+
+Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument,
+T = rows that one of them may see, M = visual tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from pixelis_fast.head_targets import HeadTargets
+from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance
+from pixelis_fast.policy.decoder import Attend
+
+
+@dataclass(frozen=True)
+class SeenByHead:
+    """What the first head of one layer worked with, all (N, F)."""
+
+    queries_NF: Tensor
+    keys_NF: Tensor
+    values_NF: Tensor
+    mixed_NF: Tensor
+
+
+class WatchedAttention:
+    """Wraps a forward's attention and keeps what the first head of some layers saw.
+
+    Example:
+        watched = WatchedAttention((2, 3))
+        hidden_ND = batch.hidden_behind(policy, features, watch=watched.wrap)
+        watched.seen[2].mixed_NF
+    """
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        self.layers = layers
+        self.seen: dict[int, SeenByHead] = {}
+
+    def wrap(self, attend: Attend) -> Attend:
+        def watched(index: int, q_NHF: Tensor, k_NKF: Tensor, v_NKF: Tensor) -> Tensor:
+            mixed_NHF = attend(index, q_NHF, k_NKF, v_NKF)
+            if index in self.layers:
+                first = (tensor[:, 0].float() for tensor in (q_NHF, k_NKF, v_NKF, mixed_NHF))
+                self.seen[index] = SeenByHead(*first)
+            return mixed_NHF
+
+        return watched
+
+
+@dataclass(frozen=True)
+class GuidanceLosses:
+    """Means over layers."""
+
+    attention: Tensor
+    region: Tensor
+    on_target: float
+    """Share of rows whose strongest weight is the target's."""
+
+    def total(self) -> Tensor:
+        return self.attention + BOX_WEIGHT * self.region
+
+
+class Guidance(nn.Module):
+    """Example:
+    guidance = Guidance(head_dim=48, num_layers=5)
+    losses = guidance(watched.seen, targets)
+    """
+
+    def __init__(self, *, head_dim: int, num_layers: int) -> None:
+        super().__init__()
+        middle = num_layers // 2
+        self.layers = tuple(sorted({middle, min(middle + 1, num_layers - 1)}))
+        self.read = nn.ModuleList(nn.Linear(head_dim, 4) for _ in self.layers)
+
+    def forward(
+        self,
+        seen: dict[int, SeenByHead],
+        targets: HeadTargets,
+        *,
+        boxes_N4: Tensor | None = None,
+    ) -> GuidanceLosses | None:
+        """boxes_N4 (N, 4) int64, thousandths: what each row shows, where known (else below 0).
+
+        None where no call of the batch points at a picture.
+        """
+        rows = guided_rows(targets)
+        if rows is None:
+            return None
+        pairs = list(zip(self.layers, self.read, strict=True))
+        found = [attention_loss(seen[layer], rows) for layer, _ in pairs]
+        regions = [self._region(read, seen[layer], rows, boxes_N4) for layer, read in pairs]
+        return GuidanceLosses(
+            attention=torch.stack([loss for loss, _ in found]).mean(),
+            region=torch.stack(regions).mean(),
+            on_target=sum(right for _, right in found) / len(found),
+        )
+
+    def _region(
+        self, read: nn.Module, seen: SeenByHead, rows: GuidedRows, boxes_N4: Tensor | None
+    ) -> Tensor:
+        """Of what the head brought, and of the values it could bring."""
+        brought_G4 = read(seen.mixed_NF[rows.rows_G])
+        apart_G4 = smooth_l1_loss(brought_G4, rows.region_G4, beta=SMOOTH, reduction="none")
+        loss = apart_G4[rows.region_known_G4].mean()
+        if boxes_N4 is None:
+            return loss
+        return loss + box_distance(read(seen.values_NF), boxes_N4)
+
+
+@dataclass(frozen=True)
+class GuidedRows:
+    """Every row that predicts an argument of a call that points at a picture."""
+
+    rows_G: Tensor
+    starts_G: Tensor
+    """First row each may see."""
+    wanted_G: Tensor
+    """Row of the target's visual token."""
+    region_G4: Tensor
+    region_known_G4: Tensor
+
+
+def guided_rows(targets: HeadTargets) -> GuidedRows | None:
+    pointing_R = targets.cell_R >= 0
+    if not pointing_R.any():
+        return None
+    first_R, ends_R = targets.rows_R[pointing_R], targets.ends_R[pointing_R]
+    counts_R = ends_R - first_R
+    call_G = torch.arange(len(counts_R), device=counts_R.device).repeat_interleave(counts_R)
+    before_R = counts_R.cumsum(0) - counts_R
+    within_G = torch.arange(len(call_G), device=counts_R.device) - before_R[call_G]
+    cells_RC = targets.cells_RC[pointing_R]
+    wanted_R = cells_RC.gather(1, targets.cell_R[pointing_R][:, None])[:, 0]
+    return GuidedRows(
+        rows_G=first_R[call_G] + within_G,
+        starts_G=targets.starts_R[pointing_R][call_G],
+        wanted_G=wanted_R[call_G],
+        region_G4=targets.region_R4[pointing_R][call_G],
+        region_known_G4=targets.region_known_R4[pointing_R][call_G],
+    )
+
+
+def attention_loss(seen: SeenByHead, rows: GuidedRows) -> tuple[Tensor, float]:
+    """Cross entropy of a head's causal attention on the wanted rows; share that is strongest."""
+    reach = int((rows.rows_G - rows.starts_G).max()) + 1
+    places_GT = rows.starts_G[:, None] + torch.arange(reach, device=rows.rows_G.device)
+    hidden_GT = places_GT > rows.rows_G[:, None]
+    keys_GTF = seen.keys_NF[places_GT.clamp(max=len(seen.keys_NF) - 1)]
+    queries_GF = seen.queries_NF[rows.rows_G] * seen.queries_NF.shape[-1] ** -0.5
+    scores_GT = torch.einsum("gtf,gf->gt", keys_GTF, queries_GF).masked_fill(hidden_GT, -torch.inf)
+    wanted_G = rows.wanted_G - rows.starts_G
+    right = (scores_GT.argmax(-1) == wanted_G).float().mean()
+    return cross_entropy(scores_GT, wanted_G), float(right)
