@@ -15,12 +15,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if __name__ == "__main__":
-    # A script's own folder comes first on the path, where kernels.py would be the module
-    # "kernels" that transformers looks for.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import triton
 

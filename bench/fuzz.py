@@ -21,13 +21,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
+from bench.flags import add_seed
 from bench.fuzz_calls import TOOLS, CallMaker, FuzzedCall, fault_of
 from bench.fuzz_media import FuzzedMedia, draw_media
 from bench.harness import (
@@ -172,7 +171,7 @@ def described(outcome: Any) -> Any:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, help=f"inputs; {COUNT}, or {QUICK_COUNT} with --quick")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
     parser.add_argument("--only", type=int, help="the number of one input")
 
 

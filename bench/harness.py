@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench.card import commit, machine_card
+from bench.flags import listed
 from bench.record import write_results
 
 STDERR = Console(stderr=True)
@@ -73,7 +74,7 @@ def parse_options(
     if add:
         add(parser)
     parsed = parser.parse_args(argv)
-    chosen = tuple(name for name in parsed.arms.split(",") if name)
+    chosen = listed(parsed.arms)
     unknown = sorted(set(chosen) - set(arms))
     if unknown or not chosen:
         parser.error(f"--arms: expected some of {', '.join(arms)}, got {parsed.arms!r}")

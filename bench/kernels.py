@@ -21,14 +21,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
-    # A script's own folder comes first on the path, where this file would be the module
-    # "kernels" that transformers looks for.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 from bench import kernel_host, loss_cases, loss_ops, loss_report
+from bench.flags import listed
 from bench.harness import Options, Report, finish, parse_options, progress_bar, rich_table
 from bench.kernel_host import run_host_ops
 from bench.loss_cases import MODES, Shape, points
@@ -84,7 +82,7 @@ def parsed_shape(words: str | None) -> Shape | None:
 
 def chosen(words: str, known: tuple[str, ...], *, flag: str) -> tuple[str, ...]:
     """In the order of `known`."""
-    asked = {word for word in words.split(",") if word}
+    asked = set(listed(words))
     if not asked or asked - set(known):
         raise SystemExit(f"{flag}: expected some of {', '.join(known)}, got {words!r}")
     return tuple(word for word in known if word in asked)

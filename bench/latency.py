@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
+
     # sam2 draws a progress bar per call; ours is enough. Nothing here may fetch weights.
     os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
 
@@ -34,6 +34,7 @@ from rich.progress import Progress
 
 from bench.ablations import ABLATIONS, READS_OTHERWISE, SAM2_ABLATION
 from bench.cases import Case, chosen_cases
+from bench.flags import listed
 from bench.harness import (
     Check,
     Goal,
@@ -330,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(__doc__, arms=("naive", "ours"), add=add_flags, argv=argv)
     if options.ablate and "ours" not in options.arms:
         raise SystemExit("--ablate: expected ours among --arms, every ablation is against it")
-    names = tuple(name for name in options.extra.cases.split(",") if name)
+    names = listed(options.extra.cases)
     cases = chosen_cases(quick=options.quick, ablate=options.ablate, names=names)
     transformers.utils.logging.set_verbosity_error()
     # easyocr's quantised recogniser and data loader warn at every call.

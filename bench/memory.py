@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import numpy as np
 
+from bench.flags import add_seed
 from bench.harness import (
     Check,
     Goal,
@@ -65,7 +65,7 @@ Facts = dict[str, Any]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, help=f"{KILLS}, or {QUICK_KILLS} with --quick")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
 
 
 def speed(report: Report, options: Options) -> None:

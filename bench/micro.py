@@ -17,8 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import cv2
 import torch

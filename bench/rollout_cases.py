@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.cases import Case, answer, step
+from bench.flags import listed
 
 SCENE = "invoice"
 QUESTION = "What is the total due, what colour is the seal, and how many crates of pears are there?"
@@ -86,8 +87,7 @@ def group_case(name: str) -> GroupCase:
 
 def chosen_groups(*, quick: bool, names: str) -> list[GroupCase]:
     """The quick ones, all, or those of a comma list."""
-    listed = tuple(name for name in names.split(",") if name)
-    return [group_case(name) for name in listed or (QUICK if quick else FULL)]
+    return [group_case(name) for name in listed(names) or (QUICK if quick else FULL)]
 
 
 def _member(name: str, index: int, num_steps: int) -> Case:

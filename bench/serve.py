@@ -19,15 +19,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import httpx
 import numpy as np
 
+from bench.flags import add_seed
 from bench.harness import (
     Check,
     Goal,
@@ -241,7 +240,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, help=f"{REQUESTS}, or {QUICK_REQUESTS} quick")
     parser.add_argument("--clients", type=int, help=f"{CLIENTS}, or {QUICK_CLIENTS} quick")
     parser.add_argument("--policy", help=f"{POLICY}, or {QUICK_POLICY} quick")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
 
 
 def measure(options: Options) -> Report:

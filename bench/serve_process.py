@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 from pixelis_fast.agent import AgentConfig, build_agent
 from pixelis_fast.loop import LoopConfig

@@ -20,14 +20,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import numpy as np
 
+from bench.flags import add_seed
 from bench.harness import (
     Check,
     Goal,
@@ -165,7 +164,7 @@ class Soak:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, help=f"{CALLS}, or {QUICK_CALLS} with --quick")
     parser.add_argument("--clients", type=int, default=CLIENTS)
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
 
 
 def timings_of(

@@ -17,12 +17,10 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import cv2
 import numpy as np
@@ -30,6 +28,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from rapidocr import RapidOCR
 
+from bench.flags import listed
 from bench.harness import (
     Check,
     Goal,
@@ -262,7 +261,7 @@ def chosen_groups(pictures: Sequence[TextPicture], names: str) -> dict[str, list
     groups: dict[str, list[TextPicture]] = {}
     for picture in pictures:
         groups.setdefault(picture.group, []).append(picture)
-    wanted = [name for name in names.split(",") if name] or list(groups)
+    wanted = listed(names) or tuple(groups)
     if unknown := sorted(set(wanted) - set(groups)):
         raise SystemExit(f"--groups: expected some of {', '.join(groups)}, got {unknown}")
     return {name: groups[name] for name in wanted}

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
+
     # sam2 draws a progress bar per call; ours is enough. Nothing here may fetch weights.
     os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
 
@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 from rapidocr import RapidOCR
 
+from bench.flags import listed
 from bench.harness import (
     Goal,
     Options,
@@ -243,7 +244,7 @@ def goals(cases: Sequence[Case], report: Report) -> list[Goal]:
 
 
 def chosen_cases(words: str) -> tuple[str, ...]:
-    asked = tuple(word for word in words.split(",") if word)
+    asked = listed(words)
     if not asked or set(asked) - set(CASES):
         raise SystemExit(f"--cases: expected some of {', '.join(CASES)}, got {words!r}")
     return asked

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
+
     # Nothing here may fetch weights.
     os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -30,6 +30,7 @@ import statistics
 
 import transformers
 
+from bench.flags import listed
 from bench.harness import (
     Check,
     Goal,
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"--device: expected cpu, got {options.device}")
     if TRL in options.arms and find_spec("trl") is None:
         raise SystemExit("--arms: expected trl to be installed, or --arms ours (pip install trl)")
-    names = [name for name in options.extra.cases.split(",") if name]
+    names = listed(options.extra.cases)
     cases = [training_case(name) for name in names or (QUICK if options.quick else FULL)]
     transformers.utils.logging.set_verbosity_error()
     report = Report("training", options, ours=OURS, baseline=TRL)

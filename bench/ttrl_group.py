@@ -15,12 +15,11 @@ from bench.scenes import Scene
 from pixelis_fast.agent import Agent
 from pixelis_fast.phases.ttrl import parts_of
 from pixelis_fast.phases.ttrl_learner import TtrlLearner
+from pixelis_fast.phases.ttrl_serving import AgentRunner
 from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig
-from pixelis_fast.policy.published import Published
-from pixelis_fast.policy.sampling import Sampling, mask_logits
-from pixelis_fast.rollout import wait_for
+from pixelis_fast.policy.sampling import mask_logits
 from pixelis_fast.script import Script
-from pixelis_fast.types import Sample, Trajectory
+from pixelis_fast.types import Sample
 
 ZOOMS = ("[0,0,500,500]", "[200,200,700,600]")
 ANSWERS = ("24",) * 3 + ("7",)
@@ -39,36 +38,6 @@ class SampledScript(Script):
         return token, float(torch.log_softmax(open_V, dim=-1)[token])
 
 
-class ScriptedGroups:
-    """Stands where AgentRunner stands."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-
-    def __call__(
-        self,
-        samples: Sequence[Sample],
-        *,
-        seed: int,
-        temperature: float,
-        tenant: str = "",
-        under: Published | None = None,
-    ) -> list[Trajectory]:
-        agent = self._agent
-        config = replace(
-            agent.config.rollout,
-            embeddings=True,
-            sampling=Sampling(temperature=temperature, seed=seed),
-        )
-        requests = agent.rollout.with_config(config).requests(samples)
-        choosers = [
-            SampledScript(turns(agent, i), agent.loop.banned_ids) for i in range(len(samples))
-        ]
-        with agent.loop as loop:
-            asked = [replace(request, salt=tenant, under=under) for request in requests]
-            return wait_for(loop.submit_all(asked, choosers=choosers))
-
-
 def turns(agent: Agent, member: int) -> list[int]:
     """Generated tokens of one member: a zoom and an answer."""
     arguments = f'{{"media":0,"box":{ZOOMS[member % len(ZOOMS)]}}}'
@@ -83,8 +52,11 @@ def question(agent: Agent, source: Scene, number: int) -> Sample:
 
 
 def make_learner(agent: Agent, config: TtrlConfig, memory: Remembers) -> TtrlLearner:
-    parts = parts_of(agent, config, memory)
-    return TtrlLearner(config, replace(parts, run=ScriptedGroups(agent)))
+    def script(member: int) -> SampledScript:
+        return SampledScript(turns(agent, member), agent.loop.banned_ids)
+
+    run = AgentRunner(agent, make_chooser=script)
+    return TtrlLearner(config, replace(parts_of(agent, config, memory), run=run))
 
 
 def learner_config(folder: Path, *, group: int) -> TtrlConfig:

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import TextIO
 
 if __name__ == "__main__":
-    # The repository's root in place of bench/, whose kernels.py would hide a package of that name.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import rooted  # noqa: F401
 
 import torch
 
+from bench.flags import add_seed
 from bench.harness import Check, Goal, Options, Report, Timing, finish, parse_options, progress_bar
 from bench.scenes import scene
 from bench.ttrl_group import learner_config, make_learner, question
@@ -182,7 +182,7 @@ def report_of(options: Options, found: Found, rows: Sequence[dict], kills: int) 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, help=f"{KILLS}, or {QUICK_KILLS} quick")
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

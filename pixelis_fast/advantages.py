@@ -31,6 +31,10 @@ class AdvantageConfig:
 
     divide_by_std: bool = True
     """False leaves rewards in their own unit: no group counts more for being nearly unanimous."""
+    least_spread: float = 0.0
+    """Divide by no smaller a standard deviation: a group whose answers are equal then differs by as
+    little as what shapes them says, and not as much as one that is right beside one that is wrong.
+    """
     overlong: str = "keep"
     """"keep": a trajectory cut off by its limits is judged like any other. "mask": it counts in its
     group's baseline, and the policy learns nothing from its tokens."""
@@ -38,6 +42,8 @@ class AdvantageConfig:
     def __post_init__(self) -> None:
         if self.overlong not in ("keep", "mask"):
             raise ValueError(f"overlong: expected 'keep' or 'mask', got {self.overlong!r}")
+        if not 0 <= self.least_spread < float("inf"):
+            raise ValueError(f"least_spread: expected a number >= 0, got {self.least_spread}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def group_advantages(
         members[group] += [index] if trajectories[index].status not in UNSCORED else []
     values, used, dropped = [0.0] * len(rewards), list[int](), 0
     for indices in members.values():
-        found = centred([rewards[i] for i in indices], divide_by_std=config.divide_by_std)
+        found = centred([rewards[i] for i in indices], config)
         dropped += found is None
         for index, value in zip(indices, found or (), strict=False):
             if config.overlong == "keep" or trajectories[index].status not in OVERLONG:
@@ -83,14 +89,14 @@ def group_advantages(
     return GroupAdvantages(tuple(values), tuple(sorted(used)), dropped, len(members))
 
 
-def centred(rewards: Sequence[float], *, divide_by_std: bool) -> list[float] | None:
+def centred(rewards: Sequence[float], config: AdvantageConfig) -> list[float] | None:
     """Minus the mean, over the standard deviation; None for a group that says nothing."""
     if not rewards:
         return None
     mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
     if spread < SMALLEST_SPREAD:
         return None
-    scale = spread if divide_by_std else 1.0
+    scale = max(spread, config.least_spread) if config.divide_by_std else 1.0
     return [(reward - mean) / scale for reward in rewards]
 
 

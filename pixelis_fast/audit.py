@@ -84,7 +84,7 @@ class AuditLog:
         try:
             _write_all(self._file, line)
             os.fsync(self._file)
-        except OSError:
+        except BaseException:  # an interrupt must not leave a line that no next one continues
             os.ftruncate(self._file, self._size)
             raise
         self.num_events, self.head = self.num_events + 1, row["hash"]
@@ -109,13 +109,15 @@ class AuditLog:
 
 def verify(path: Path) -> AuditReport:
     """Checks every link; AuditError names the first line that does not fit."""
-    content = path.read_bytes()
-    whole, _, torn = content.rpartition(b"\n")
-    lines = whole.split(b"\n") if whole else []
-    head = FIRST
-    for number, line in enumerate(lines):
-        head = _check_line(path, number, line, head)
-    return AuditReport(len(lines), head, len(content) - len(torn), len(torn))
+    number, size, torn, head = 0, 0, 0, FIRST
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                torn = len(line)
+                break
+            head = _check_line(path, number, line, head)
+            number, size = number + 1, size + len(line)
+    return AuditReport(number, head, size, torn)
 
 
 def read_events(path: Path) -> list[Row]:

@@ -232,6 +232,8 @@ class CanaryScore:
     invalid_rate: float
     """Share of its calls that could not be run."""
     num_samples: int
+    broken: str = ""
+    """How those ended that the machine ended, not the policy; with any, this is no measure."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,8 @@ class CanaryGate:
 
     def refusal(self, reference: CanaryScore, candidate: CanaryScore) -> str | None:
         """Why not, or None."""
+        if broken := reference.broken or candidate.broken:
+            return f"canary: {broken}"
         drop = reference.accuracy - candidate.accuracy
         rise = candidate.invalid_rate - reference.invalid_rate
         # Written so that NaN refuses.

@@ -1,16 +1,16 @@
 """Guided attention: in two middle layers, one head looks where a call points and tells where it is.
 
 A pointer that is read off the last layer teaches a decoder which visual token matches a name, but
-not to fetch where that token lies. Measured on PixelWorld, from scratch: after 1,200 steps 78 % of
-pointers were right and every coordinate was still at chance; the visual tokens' embeddings (norm 5)
-drowned in the stream (norm 91 in layer 2). Guided, coordinates left chance within 200 steps.
+not to fetch where that token lies: from scratch, most pointers are right while every coordinate
+stays at chance, because the stream drowns the visual tokens' embeddings long before the layer that
+would copy them (`--guide 0` of `pixelis train sft` shows it, in pointed_right and nll/argument).
 
 At every row that predicts an argument, the first head's attention is trained on the target's visual
 token (cross entropy over all it may see), and a linear layer reads the call's region off what it
-brings; the same layer reads a box off the values of tokens that have one. Training only.
+brings; another reads boxes off the values of the tokens that show something. Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument,
-T = rows that one of them may see, M = visual tokens.
+T = rows that one of them may see, B = visual tokens that show a thing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from pixelis_fast.data.prepared import BOX
 from pixelis_fast.head_targets import HeadTargets
-from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance
+from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance, in_cells
 from pixelis_fast.policy.decoder import Attend
 
 
@@ -83,41 +84,65 @@ class Guidance(nn.Module):
         super().__init__()
         middle = num_layers // 2
         self.layers = tuple(sorted({middle, min(middle + 1, num_layers - 1)}))
-        self.read = nn.ModuleList(nn.Linear(head_dim, 4) for _ in self.layers)
+        self.brought = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
+        self.offered = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
 
     def forward(
         self,
         seen: dict[int, SeenByHead],
         targets: HeadTargets,
         *,
-        boxes_N4: Tensor | None = None,
+        shown: ShownBoxes | None = None,
     ) -> GuidanceLosses | None:
-        """boxes_N4 (N, 4) int64, thousandths: what each row shows, where known (else below 0).
-
-        None where no call of the batch points at a picture.
-        """
+        """None where no call of the batch points at a picture."""
         rows = guided_rows(targets)
         if rows is None:
             return None
-        pairs = list(zip(self.layers, self.read, strict=True))
-        found = [attention_loss(seen[layer], rows) for layer, _ in pairs]
-        regions = [self._region(read, seen[layer], rows, boxes_N4) for layer, read in pairs]
+        found = [attention_loss(seen[layer], rows) for layer in self.layers]
+        regions = [
+            brought_loss(read, seen[layer], rows)
+            for layer, read in zip(self.layers, self.brought, strict=True)
+        ]
+        if shown is not None:
+            regions += [
+                offered_loss(read, seen[layer], shown)
+                for layer, read in zip(self.layers, self.offered, strict=True)
+            ]
         return GuidanceLosses(
             attention=torch.stack([loss for loss, _ in found]).mean(),
-            region=torch.stack(regions).mean(),
+            region=torch.stack(regions).sum() / len(self.layers),
             on_target=sum(right for _, right in found) / len(found),
         )
 
-    def _region(
-        self, read: nn.Module, seen: SeenByHead, rows: GuidedRows, boxes_N4: Tensor | None
-    ) -> Tensor:
-        """Of what the head brought, and of the values it could bring."""
-        brought_G4 = read(seen.mixed_NF[rows.rows_G])
-        apart_G4 = smooth_l1_loss(brought_G4, rows.region_G4, beta=SMOOTH, reduction="none")
-        loss = apart_G4[rows.region_known_G4].mean()
-        if boxes_N4 is None:
-            return loss
-        return loss + box_distance(read(seen.values_NF), boxes_N4)
+
+@dataclass(frozen=True)
+class ShownBoxes:
+    """Rows of visual tokens that show a thing, the thing's box and the token's own."""
+
+    rows_B: Tensor
+    boxes_B4: Tensor
+    cells_B4: Tensor
+
+
+def brought_loss(read: nn.Module, seen: SeenByHead, rows: GuidedRows) -> Tensor:
+    """Smooth L1 of the call's region, read off what the head brought."""
+    wanted_G8 = both_units(rows.region_G4, rows.cell_box_G4)
+    known_G8 = rows.region_known_G4.repeat(1, 2)
+    apart_G8 = smooth_l1_loss(
+        read(seen.mixed_NF[rows.rows_G]), wanted_G8, beta=SMOOTH, reduction="none"
+    )
+    return apart_G8[known_G8].mean()
+
+
+def offered_loss(read: nn.Module, seen: SeenByHead, shown: ShownBoxes) -> Tensor:
+    """Smooth L1 of things' boxes, read off the values of the tokens that show them."""
+    wanted_B8 = both_units(shown.boxes_B4, shown.cells_B4)
+    return box_distance(read(seen.values_NF[shown.rows_B]), wanted_B8)
+
+
+def both_units(boxes_B4: Tensor, cells_B4: Tensor) -> Tensor:
+    """(B, 8): in cells, from the cell; and as shares of the picture, which tells the cell."""
+    return torch.cat((in_cells(boxes_B4, cells_B4), boxes_B4), dim=1)
 
 
 @dataclass(frozen=True)
@@ -129,6 +154,7 @@ class GuidedRows:
     """First row each may see."""
     wanted_G: Tensor
     """Row of the target's visual token."""
+    cell_box_G4: Tensor
     region_G4: Tensor
     region_known_G4: Tensor
 
@@ -148,6 +174,7 @@ def guided_rows(targets: HeadTargets) -> GuidedRows | None:
         rows_G=first_R[call_G] + within_G,
         starts_G=targets.starts_R[pointing_R][call_G],
         wanted_G=wanted_R[call_G],
+        cell_box_G4=targets.cell_box_R4[pointing_R][call_G],
         region_G4=targets.region_R4[pointing_R][call_G],
         region_known_G4=targets.region_known_R4[pointing_R][call_G],
     )

@@ -37,6 +37,8 @@ class HeadTargets:
     """Rows of the visual tokens the call may point at; NONE beyond its picture."""
     cell_R: Tensor
     """Which of them holds the target; NONE: the call points nowhere."""
+    cell_box_R4: Tensor
+    """Centre and size of that token's part of the picture, as shares."""
     region_R4: Tensor
     """Centre x, centre y, width, height, as shares of the picture."""
     region_known_R4: Tensor
@@ -61,6 +63,7 @@ class CallTarget:
     operation: int
     cells: list[int]
     cell: int
+    cell_box: tuple[float, float, float, float]
     region: tuple[float, float, float, float]
     known: tuple[bool, bool]
     """Whether the centre is known, and the size."""
@@ -83,6 +86,7 @@ def head_targets(
         operations_R=torch.tensor([call.operation for call in calls]),
         cells_RC=torch.tensor(padded, dtype=torch.long).view(len(calls), most),
         cell_R=torch.tensor([call.cell for call in calls]),
+        cell_box_R4=torch.tensor([call.cell_box for call in calls]),
         region_R4=torch.tensor([call.region for call in calls]),
         region_known_R4=torch.tensor([[c.known[0]] * 2 + [c.known[1]] * 2 for c in calls]),
         span_R2=torch.tensor([call.span or (0.0, 0.0) for call in calls]),
@@ -115,10 +119,11 @@ def call_target(trajectory: Trajectory, step: Step, *, start: int, merge: int) -
     region, known = wanted_region(arguments)
     span = shown_span(trajectory, arguments)
     rows = arguments_rows(trajectory, step)
-    cells, cell = [], NONE
+    cells, cell, cell_box = [], NONE, (0.0, 0.0, 1.0, 1.0)
     if span is not None and known[0]:
         cells = [start + span.start + i for i in range(span.num_tokens)]
         cell = cell_of(region, span, merge)
+        cell_box = box_of_cell(cell, span, merge)
     return CallTarget(
         row=start + rows[0] - 1,
         end=start + rows[-1],
@@ -126,6 +131,7 @@ def call_target(trajectory: Trajectory, step: Step, *, start: int, merge: int) -
         operation=OPERATIONS.index(step.call.operation),
         cells=cells,
         cell=cell,
+        cell_box=cell_box,
         region=region,
         known=known,
         span=wanted_span(trajectory, step),
@@ -163,6 +169,14 @@ def cell_of(region: tuple[float, float, float, float], span: VisionSpan, merge: 
     rows, columns = height // merge, width // merge
     row, column = int(region[1] * rows), int(region[0] * columns)
     return min(row, rows - 1) * columns + min(column, columns - 1)
+
+
+def box_of_cell(cell: int, span: VisionSpan, merge: int) -> tuple[float, float, float, float]:
+    """Centre and size, as shares of the picture."""
+    _, height, width = span.grid_thw
+    rows, columns = height // merge, width // merge
+    row, column = divmod(cell, columns)
+    return (column + 0.5) / columns, (row + 0.5) / rows, 1 / columns, 1 / rows
 
 
 def wanted_span(trajectory: Trajectory, step: Step) -> Span | None:

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from pixelis_fast.data.prepared import TokenLabels
 from pixelis_fast.head_targets import OPERATIONS, HeadTargets
 
 SMOOTH = 0.05
-"""Where smooth L1 turns linear, as a share of the picture."""
-BOX_WEIGHT = 5.0
-"""Smooth L1 of a box at chance is 0.2: a tenth of a cross entropy at chance."""
+"""Where smooth L1 turns linear, as a share of the picture or of a cell."""
+BOX_WEIGHT = 3.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DenseHead(nn.Module):
     """Names what each visual token shows, and where that is: one linear layer per kind of label.
 
     Example:
-        loss = DenseHead(192, (7, 6))(features.embeds_MD, labels_ML)
+        loss = DenseHead(192, (7, 6))(features.embeds_MD, labels)
     """
 
     def __init__(self, hidden_size: int, num_labels: Sequence[int]) -> None:
@@ -106,26 +106,36 @@ class DenseHead(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(hidden_size, count) for count in num_labels)
         self.box = nn.Linear(hidden_size, 4)
 
-    def forward(self, embeds_MD: Tensor, labels_ML: Tensor) -> DenseLosses:
-        """labels_ML (M, L + 4) int64, as `StoredPicture.labels` has them."""
-        kinds_ML, boxes_M4 = labels_ML.split((len(self.heads), 4), dim=1)
-        labelled_M = (kinds_ML >= 0).all(dim=1)
-        found_MD = embeds_MD[labelled_M].float()
-        if not len(found_MD):
+    def forward(self, embeds_MD: Tensor, labels: TokenLabels) -> DenseLosses:
+        labelled_M = (labels.kinds_ML >= 0).all(dim=1)
+        if not labelled_M.any():
             return DenseLosses(embeds_MD.sum() * 0, embeds_MD.sum() * 0)
-        pairs = zip(self.heads, kinds_ML[labelled_M].unbind(1), strict=True)
+        found_MD = embeds_MD[labelled_M].float()
+        pairs = zip(self.heads, labels.kinds_ML[labelled_M].unbind(1), strict=True)
         losses = [cross_entropy(head(found_MD), kinds_M) for head, kinds_M in pairs]
-        box = box_distance(self.box(found_MD), boxes_M4[labelled_M])
-        return DenseLosses(torch.stack(losses).mean(), box)
+        boxed_M = labels.boxes_M4[:, 0] >= 0
+        wanted_M4 = in_cells(labels.boxes_M4[boxed_M], labels.cells_M4[boxed_M])
+        return DenseLosses(
+            kinds=torch.stack(losses).mean(),
+            box=box_distance(self.box(embeds_MD[boxed_M].float()), wanted_M4),
+        )
 
 
-def box_distance(found_M4: Tensor, boxes_M4: Tensor) -> Tensor:
-    """Smooth L1 to boxes in thousandths, over the rows that have one."""
-    known_M = boxes_M4[:, 0] >= 0
-    if not known_M.any():
+def in_cells(boxes_M4: Tensor, cells_M4: Tensor) -> Tensor:
+    """Centre from the cell's own, and size, both in cells: numbers around 1.
+
+    As shares of the picture they are small, a loss hardly tells places within a cell apart, and a
+    tower settles for naming the cell: 33 of 1000 off after 300 steps of its own, against 11.
+    """
+    apart_M2 = boxes_M4[:, :2] - cells_M4[:, :2]
+    return torch.cat((apart_M2, boxes_M4[:, 2:]), dim=1) / cells_M4[:, 2:].repeat(1, 2)
+
+
+def box_distance(found_M4: Tensor, wanted_M4: Tensor) -> Tensor:
+    """Smooth L1; 0 without rows."""
+    if not len(found_M4):
         return found_M4.sum() * 0
-    wanted_M4 = boxes_M4[known_M].float() / 1000
-    return smooth_l1_loss(found_M4[known_M], wanted_M4, beta=SMOOTH)
+    return smooth_l1_loss(found_M4, wanted_M4, beta=SMOOTH)
 
 
 def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor:

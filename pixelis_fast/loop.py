@@ -28,6 +28,7 @@ from pixelis_fast.loop_types import (
     Call,
     Ended,
     Event,
+    LoopClosedError,
     LoopConfig,
     LoopStats,
     Observed,
@@ -48,6 +49,7 @@ __all__ = [
     "Ended",
     "Event",
     "Loop",
+    "LoopClosedError",
     "LoopConfig",
     "LoopStats",
     "Observed",
@@ -108,8 +110,8 @@ class Loop:
         `Ended` comes last and always.
 
         ValueError for a sample without a prompt, QueueFullError when too many wait already,
-        RuntimeError when the loop does not run. With a chooser the request's sampling only says
-        what is recorded.
+        LoopClosedError when the loop does not run. With a chooser the request's sampling only
+        says what is recorded.
         """
         run = self._open(request, chooser, on_event)
         self._enqueue([run], most=self.config.max_queued)
@@ -203,9 +205,9 @@ class Loop:
     def _enqueue(self, runs: Sequence[Run], *, most: int | None) -> None:
         with self._news:
             if not self.is_running:
-                raise RuntimeError("loop: expected a running one, got one that is closed") from (
-                    self._crash
-                )
+                raise LoopClosedError(
+                    "loop: expected a running one, got one that is closed"
+                ) from self._crash
             if most is not None and len(self._queue) + len(runs) > most:
                 raise QueueFullError(
                     f"queue: expected at most {most} waiting requests, got one more"

@@ -123,7 +123,7 @@ class Batch:
         spans = self._engine.spans()
         try:
             going, logits_BV = self._sessions.extend(rows, spans=spans)
-        except Exception as error:
+        except Exception as error:  # of any kind: it is some row's, and the others go on
             self._forward_each(rows, error)
             return
         self.stats.ticks += 1
@@ -135,34 +135,52 @@ class Batch:
                 self._continue(run, logits_V, opens_turn=part.opens_turn)
 
     def end(self, run: Run, status: RolloutStatus, error: BaseException | None = None) -> None:
-        """Frees what the run held; `Ended` is its last event."""
-        if run.tool is not None:
-            run.tool.cancel()
-            run.tool = None
+        """Frees what the run held; `Ended` is its last event.
+
+        Once: who inherits a prompt may end while the run that leaves it does.
+        """
+        if not run.is_live:
+            return
         if status is RolloutStatus.ANSWERED:
             keep_embedding(run)
-        self._ahead.drop(run)
-        heir = hand_over(run)
-        if heir is not None:
-            self._pictures.begin(heir)
-        self._sessions.close(run)
-        self._pictures.drop(run)
-        if run in self.live:
-            self.live.remove(run)
+        self._free(run)
         run.error = error
         self._turns.close(run, status)
         counter = END_COUNTERS.get(status, "finished")
         setattr(self.stats, counter, getattr(self.stats, counter) + 1)
+        self._tell_end(run)
+
+    def _free(self, run: Run) -> None:
+        if run.tool is not None:
+            run.tool.cancel()
+            run.tool = None
+        self._ahead.drop(run)
+        heir = hand_over(run)
+        if heir is not None:
+            with self._guard(heir):
+                self._pictures.begin(heir)
+        self._sessions.close(run)
+        self._pictures.drop(run)
+        if run in self.live:
+            self.live.remove(run)
+
+    def _tell_end(self, run: Run) -> None:
         try:
             run.emit(Ended(run.trajectory))
-        except Exception:
+        except Exception:  # told to the log: how the trajectory ended is settled
             LOG.exception("on_event: expected no error at the end of a trajectory")
-        run.ended.set()
-        self._wake()
+        finally:
+            run.ended.set()
+            self._wake()
 
     def _forward_each(self, rows: Sequence[Run], error: Exception) -> None:
         """A forward that fails changes nothing: alone, only the row at fault fails again."""
         if len(rows) > 1:
+            LOG.warning(
+                "forward: expected logits of %d rows, got an error; each goes alone",
+                len(rows),
+                exc_info=error,
+            )
             for run in rows:
                 self.forward([run])
         else:
@@ -259,14 +277,17 @@ class Batch:
 
     @contextmanager
     def _guard(self, run: Run) -> Iterator[None]:
-        """An error in here ends this run and no other."""
+        """An error in here ends this run and no other.
+
+        Of any kind: choosers, listeners, tools and pictures are other people's code. After the
+        run's end nobody is left to get it, so that it is the loop's own and breaks the loop.
+        """
         try:
             yield
         except Exception as error:
-            if run.is_live:
-                self.end(run, RolloutStatus.FAILED, error)
-            else:
+            if not run.is_live:
                 raise
+            self.end(run, RolloutStatus.FAILED, error)
 
 
 def keep_embedding(run: Run) -> None:

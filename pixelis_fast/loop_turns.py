@@ -90,7 +90,8 @@ class Turns:
         """Ends a trajectory; a turn cut short keeps the roles its tokens had so far."""
         if len(run.trajectory.ids) > run.turn_start and not self._is_turn_over(run):
             self._parse(run)
-        run.trajectory.error = None if run.error is None else str(run.error)
+        if run.error is not None:
+            run.trajectory.error = str(run.error) or type(run.error).__name__
         run.trajectory.stage_ms = dict(run.spans.ms)
         run.trajectory.status = status
 

@@ -17,6 +17,10 @@ class QueueFullError(RuntimeError):
     """As many requests wait as may wait; the caller tries again later."""
 
 
+class LoopClosedError(RuntimeError):
+    """The loop was not started, was closed, or broke: its cause then says how."""
+
+
 def check_positive(settings: object, *names: str) -> None:
     """ValueError for the first of these settings that is not above 0."""
     for name in names:

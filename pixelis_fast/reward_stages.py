@@ -22,8 +22,9 @@ class StagesConfig:
     """Mean task reward over the window that enters the stage."""
     window: int = 10
     """Steps that success is measured over; no stage is shorter, unless its limit says so."""
-    most_steps: tuple[int, int] = (100, 100)
-    """Steps in the stage before, after which the next one comes anyway."""
+    most_steps: tuple[int, int] = (30, 30)
+    """Steps in the stage before, after which the next one comes anyway: early enough for a run of
+    150 to spend most of them on the whole reward."""
     first: Stage = Stage.TASK
     """Where to begin; the last stage runs without a curriculum."""
 

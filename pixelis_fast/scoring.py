@@ -34,7 +34,8 @@ NUMBER = re.compile(
 )
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER_WORDS = {word: value for value, word in enumerate((*WORDS, "eleven", "twelve"))}
-BOX = re.compile(r"[\[(]?\s*(\d+)[,\s]+(\d+)[,\s]+(\d+)[,\s]+(\d+)\s*[\])]?")
+# No coordinate has more digits than this; int() refuses a number of thousands.
+BOX = re.compile(r"[\[(]?\s*" + r"[,\s]+".join([r"(\d{1,4})"] * 4) + r"\s*[\])]?")
 SECONDS = r"(\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
 SPAN = re.compile(rf"[\[(]?\s*(?:from\s+)?{SECONDS}\s*(?:,|-|–|\s|to|and)\s*{SECONDS}\s*[\])]?")
 

@@ -1,4 +1,4 @@
-"""Scripted turns, and tools that the test lets go: what the loop's tests share."""
+"""Agents, requests, scripted turns, and tools that a test lets go: what the loop's tests share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pixelis_fast.agent import Agent
+from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.loop import LoopConfig, Request
+from pixelis_fast.policy.engine import EngineConfig
+from pixelis_fast.policy.sampling import Sampling
+from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.script import Script
 from pixelis_fast.tools import PendingCall, ToolBox, Workspace
-from pixelis_fast.types import Observation, ToolCall, Trajectory
+from pixelis_fast.types import Observation, Sample, ToolCall, Trajectory
+from tests.media import clip, picture
 
 ANSWER = "<answer>24</answer>"
 
@@ -24,6 +30,88 @@ def call_text(name: str, **arguments: Any) -> str:
 ZOOM = call_text("zoom", media=0, box=[0, 0, 500, 500])
 SEGMENT = call_text("segment", media=0, box=[60, 60, 220, 260])
 READ = call_text("read_text", media=0)
+LONG = "<answer>" + "one two three four " * 10 + "</answer>"
+SCRIPTS = {
+    100: ("Look. " + ZOOM, ANSWER),
+    101: (SEGMENT, call_text("properties", mask=0), ANSWER),
+    102: (READ, ANSWER),
+    103: (call_text("zoom", media=0, box=[300, 200, 700, 800], time=0.5), ZOOM, ANSWER),
+}
+"""By seed."""
+SAMPLED = Sampling(temperature=1.0, seed=3)
+LIMITS = {"max_steps": 2, "max_tokens": 48}
+
+
+def thoughtless_agent() -> Agent:
+    """Short thoughts: random weights then call tools every other turn."""
+    return build_agent(AgentConfig(policy="unit", rollout=RolloutConfig(max_thought_tokens=6)))
+
+
+def variant(
+    agent: Agent,
+    *,
+    held: tuple[str, ...] = (),
+    engine: EngineConfig | None = None,
+    **loop: Any,
+) -> Agent:
+    """The same policy under another loop, with some tools held back."""
+    config = replace(agent.config, loop=LoopConfig(**loop), engine=engine or agent.config.engine)
+    wrap = (lambda tools: HeldTools(tools, held=held)) if held else None
+    return agent.variant(config, wrap_tools=wrap)
+
+
+def small(agent: Agent, coins: Sample, *, factor: float, held: tuple[str, ...] = ()) -> Agent:
+    """With room for so many of the longest trajectories."""
+    session = agent.engine.open()
+    per_token = session.cache.bytes_per_token
+    agent.engine.close(session)
+    prompt = len(alone(agent, ask(coins, 0, max_tokens=1)).ids)
+    budget = int(factor * (prompt + 500) * per_token)
+    return variant(agent, held=held, engine=EngineConfig(kv_bytes=budget, prefix_cache_bytes=0))
+
+
+def coins_of(agent: Agent) -> Sample:
+    """In the agent's own store, which a variant does not share."""
+    return Sample("coins", (agent.tools.add_media(picture("coins.png")),), "How many coins?")
+
+
+def phone_of(agent: Agent) -> Sample:
+    media = agent.tools.add_media(clip("carphone_pristine.mp4"))
+    return Sample("phone", (media,), "When does he look away?")
+
+
+def ask(sample: Sample, seed: int, **options: Any) -> Request:
+    """Drawn from the policy, or one of the scripts, which use tools more than random weights do."""
+    limits = {"max_tokens": 400} if seed in SCRIPTS else LIMITS
+    return Request(sample, replace(SAMPLED, seed=seed), **limits | options)
+
+
+def chooser_of(agent: Agent, request: Request) -> Script | None:
+    turns = SCRIPTS.get(request.sampling.seed)
+    return script(agent, *turns) if turns else None
+
+
+def alone(agent: Agent, request: Request) -> Trajectory:
+    """The request with nobody beside it."""
+    with agent.loop:
+        return agent.loop.submit(request, chooser=chooser_of(agent, request)).result(timeout_s=20)
+
+
+class Alone:
+    """What a request gives alone; computed once for each."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Requests show what lies in the agent's own store."""
+        coins_of(agent)
+        phone_of(agent)
+        self._agent = agent
+        self._known: dict[tuple[str, int, int], Trajectory] = {}
+
+    def __call__(self, request: Request) -> Trajectory:
+        key = request.sample.id, request.sampling.seed, request.max_tokens
+        if key not in self._known:
+            self._known[key] = alone(self._agent, replace(request, group_key=None, salt=""))
+        return self._known[key]
 
 
 def script_ids(agent: Agent, *turns: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class Pictures:
     def __call__(self, index: int, tools: ToolBox) -> Sample:
         name = PICTURES[index % len(PICTURES)]
         return Sample(name, (tools.add_media(picture(name)),), "count", "3")
+
+    def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
+        """Both stay."""
 
 
 def calls_segment(trajectory: Trajectory) -> float:

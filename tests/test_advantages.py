@@ -39,6 +39,17 @@ def test_unanimous_groups_are_dropped():
     assert (found.dropped_groups, found.num_groups) == (1, 2)
 
 
+def test_a_group_that_differs_by_little_counts_little():
+    """All answers right, one a little smoother: what shapes must not weigh as an answer does."""
+    config = AdvantageConfig(least_spread=0.25)
+    shaped = group_advantages([1.02, 1, 1, 1], [0] * 4, ended(*[ANSWERED] * 4), config)
+    assert shaped.values == pytest.approx((0.06, -0.02, -0.02, -0.02))
+    answered = group_advantages([1, 0, 0, 0], [0] * 4, ended(*[ANSWERED] * 4), config)
+    plain = group_advantages([1, 0, 0, 0], [0] * 4, ended(*[ANSWERED] * 4))
+    assert answered.values == plain.values
+    assert group_advantages([1] * 4, [0] * 4, ended(*[ANSWERED] * 4), config).dropped_groups == 1
+
+
 def test_ends_that_say_nothing_of_the_policy_are_no_members():
     statuses = [ANSWERED, ANSWERED, RolloutStatus.TRUNCATED_MAX_TIME, RolloutStatus.FAILED]
     found = group_advantages([1, 3, 99, -99], [0] * 4, ended(*statuses))
@@ -68,6 +79,8 @@ def test_lengths_must_fit():
         group_advantages([1.0], [0, 0], ended(ANSWERED, ANSWERED))
     with pytest.raises(ValueError, match="overlong: expected"):
         AdvantageConfig(overlong="drop")
+    with pytest.raises(ValueError, match="least_spread: expected"):
+        AdvantageConfig(least_spread=-0.1)
 
 
 def test_only_what_the_policy_chose_is_learned():

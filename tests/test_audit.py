@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from itertools import pairwise
 
 import pytest
 
-from pixelis_fast.audit import AuditError, AuditLog, read_events, verify
+from pixelis_fast.audit import FIRST, AuditError, AuditLog, line_hash, read_events, verify
 
 WRITER = """
 import sys
@@ -49,6 +50,40 @@ def test_numbers_that_json_has_not_are_named(path):
         log.append("drop", kl=float("nan"), most=[float("inf")], pair=(1, 2))
     assert read_events(path)[0]["data"] == {"kl": "nan", "most": ["inf"], "pair": [1, 2]}
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+def test_after_an_append_that_broke_off_the_chain_goes_on(path, monkeypatch, error):
+    def broken(file):
+        raise error
+
+    with AuditLog(path) as log:
+        log.append("update", number=0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", broken)
+            with pytest.raises(type(error)):
+                log.append("update", number=1)
+        log.append("update", number=2)
+    assert [row["data"]["number"] for row in read_events(path)] == [0, 2]
+
+
+def test_a_long_log_is_verified_line_by_line(path):
+    """A server's log grows for months; opening it must not take its size in memory."""
+    before, lines = FIRST, []
+    for number in range(2000):
+        data = {"text": "x" * 1000}
+        row = {"n": number, "time_s": 0.0, "kind": "update", "data": data, "before": before}
+        before = row["hash"] = line_hash(row)
+        lines.append(json.dumps(row) + "\n")
+    path.parent.mkdir()
+    path.write_text("".join(lines))
+    tracemalloc.start()
+    report = verify(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (report.num_events, report.head, report.torn_bytes) == (2000, before, 0)
+    assert report.num_bytes == path.stat().st_size
+    assert most < path.stat().st_size / 4
 
 
 @pytest.mark.parametrize("kept", [1, 40, 200])

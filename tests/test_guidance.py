@@ -8,8 +8,10 @@ import torch
 from pixelis_fast.guidance import (
     Guidance,
     SeenByHead,
+    ShownBoxes,
     WatchedAttention,
     attention_loss,
+    both_units,
     guided_rows,
 )
 from pixelis_fast.head_targets import NONE, HeadTargets
@@ -28,6 +30,9 @@ def targets_of(*, cell: tuple[int, ...] = (1, NONE, 0)) -> HeadTargets:
         operations_R=torch.zeros(count, dtype=torch.long),
         cells_RC=torch.tensor([[2, 3], [NONE, NONE], [13, 14]][:count]),
         cell_R=torch.tensor(cell),
+        cell_box_R4=torch.tensor(
+            [[0.6, 0.2, 0.2, 0.2], [0.5, 0.5, 1, 1], [0.2, 0.2, 0.4, 0.4]][:count]
+        ),
         region_R4=torch.tensor([[0.7, 0.2, 0.1, 0.1], [0.0] * 4, [0.3, 0.4, 0.0, 0.0]][:count]),
         region_known_R4=torch.tensor([[True] * 4, [False] * 4, [True, True, False, False]][:count]),
         span_R2=torch.zeros(count, 2),
@@ -64,6 +69,12 @@ def test_the_loss_is_the_causal_softmax_of_the_decoder():
     assert right == pytest.approx(sum(strongest) / len(strongest))
 
 
+def test_a_box_is_told_in_cells_from_its_cell_and_as_shares():
+    box, cell = torch.tensor([[0.7, 0.2, 0.1, 0.1]]), torch.tensor([[0.6, 0.3, 0.2, 0.4]])
+    found = both_units(box, cell)[0].tolist()
+    assert found == pytest.approx([0.5, -0.25, 0.5, 0.25, 0.7, 0.2, 0.1, 0.1])
+
+
 @pytest.fixture(scope="module")
 def small():
     policy = random_policy(PRESETS["unit"])
@@ -97,15 +108,15 @@ def test_the_layers_are_the_middle_two():
 def test_a_guided_policy_looks_at_its_target_and_tells_where_it_is(small):
     policy, batch = small
     guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)
-    targets, boxes_N4 = targets_of(), torch.full((24, 4), -100)
-    boxes_N4[3] = torch.tensor([700, 200, 100, 100])
+    targets = targets_of()
+    shown = ShownBoxes(torch.tensor([3]), targets.region_R4[:1], targets.cell_box_R4[:1])
     moved = [*policy.parameters(), *guidance.parameters()]
     optimizer = torch.optim.Adam([p.requires_grad_() for p in moved], lr=3e-3)
     found = []
     for _ in range(60):
         watched = WatchedAttention(guidance.layers)
         policy.hidden(batch, watch=watched.wrap)
-        losses = guidance(watched.seen, targets, boxes_N4=boxes_N4)
+        losses = guidance(watched.seen, targets, shown=shown)
         found.append(losses)
         optimizer.zero_grad()
         losses.total().backward()

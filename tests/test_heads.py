@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pixelis_fast.data.prepared import BOX, UNKNOWN
+from pixelis_fast.data.prepared import UNKNOWN, TokenLabels
 from pixelis_fast.head_targets import NONE, OPERATIONS, HeadTargets, cell_of, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, box_giou, region_loss, span_loss
 from pixelis_fast.types import (
@@ -52,6 +52,7 @@ def test_a_box_gives_cell_centre_and_size():
     assert targets.operations_R.tolist() == [OPERATIONS.index("zoom")] * 2
     # Two rows of four cells; (0.75, 0.25) lies in the fourth of the first row.
     assert targets.cell_R.tolist() == [3, 3]
+    assert targets.cell_box_R4[0].tolist() == [0.875, 0.25, 0.25, 0.5]
     assert targets.cells_RC[1].tolist() == list(range(15, 23))
     assert targets.region_R4[0].tolist() == [0.75, 0.25, 0.5, 0.5]
     assert not targets.span_known_R.any()
@@ -111,6 +112,7 @@ def targets_of(region, known, span=None) -> HeadTargets:
         operations_R=torch.tensor([1]),
         cells_RC=torch.tensor([[0, 1, NONE]]),
         cell_R=torch.tensor([1]),
+        cell_box_R4=torch.tensor([[0.5, 0.5, 1.0, 1.0]]),
         region_R4=torch.tensor([region]),
         region_known_R4=torch.tensor([known]),
         span_R2=torch.tensor([span or (0.0, 0.0)]),
@@ -152,35 +154,32 @@ def test_the_pointer_learns_to_point_and_never_at_padding():
     assert losses.pointed_right == 1.0
 
 
-LABELS_ML = torch.tensor(
-    [
-        [0, 1, 250, 500, 100, 100],
-        [UNKNOWN] * 6,
-        [2, 0, *[UNKNOWN] * BOX],
-        [UNKNOWN] * 6,
-        [1, 1, 750, 500, 100, 100],
-    ]
+LABELS = TokenLabels(
+    kinds_ML=torch.tensor([[0, 1], [UNKNOWN] * 2, [2, 0], [UNKNOWN] * 2, [1, 1]]),
+    boxes_M4=torch.tensor([[0.3, 0.5, 0.2, 0.5], *[[-0.1] * 4] * 3, [0.6, 0.5, 0.2, 0.5]]),
+    cells_M4=torch.tensor([[0.1, 0.5, 0.2, 1.0]] * 4 + [[0.5, 0.5, 0.2, 1.0]]),
 )
 
 
 def test_the_dense_head_leaves_unknown_tokens_alone():
     head = DenseHead(4, (3, 2))
     embeds_MD = torch.randn(5, 4, requires_grad=True)
-    head(embeds_MD, LABELS_ML).total().backward()
+    head(embeds_MD, LABELS).total().backward()
     assert embeds_MD.grad[[1, 3]].abs().max() == 0
     assert embeds_MD.grad[[0, 2, 4]].abs().max() > 0
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
-        head.box.bias.copy_(torch.tensor([0.5, 0.5, 0.1, 0.1]))
-    losses = head(embeds_MD, LABELS_ML)
-    assert float(losses.kinds) == pytest.approx((math.log(3) + math.log(2)) / 2)
-    # Of eight numbers two are off by a quarter: smooth L1 with its bend at 0.05.
-    assert float(losses.box) == pytest.approx(2 * (0.25 - 0.025) / 8, rel=1e-5)
+        head.box.bias.copy_(torch.tensor([0.5, 0.0, 1.0, 0.5]))
+    losses = head(embeds_MD, LABELS)
+    assert losses.kinds.item() == pytest.approx((math.log(3) + math.log(2)) / 2)
+    # One of eight numbers is off, by half a cell: smooth L1 with its bend at 0.05.
+    assert losses.box.item() == pytest.approx((0.5 - 0.025) / 8, rel=1e-5)
 
 
 def test_a_batch_without_labels_has_no_dense_loss():
     head = DenseHead(4, (3, 2))
-    losses = head(torch.randn(2, 4, requires_grad=True), torch.full((2, 6), UNKNOWN))
+    nothing = TokenLabels(torch.full((2, 2), UNKNOWN), torch.full((2, 4), -0.1), torch.ones(2, 4))
+    losses = head(torch.randn(2, 4, requires_grad=True), nothing)
     losses.total().backward()
-    assert float(losses.total()) == 0.0
+    assert losses.total().item() == 0.0

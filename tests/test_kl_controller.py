@@ -150,6 +150,12 @@ def test_the_canary_refuses_what_became_worse():
     assert "accuracy fell by 0.100" in gate.refusal(before, CanaryScore(0.7, 0.1, 20))
     assert "invalid calls rose by 0.100" in gate.refusal(before, CanaryScore(0.8, 0.2, 20))
     assert gate.refusal(before, CanaryScore(math.nan, 0.1, 20)) is not None
+    spoilt = CanaryScore(0.9, 0.0, 20, broken="1 of 20 cancelled")
+    assert (
+        gate.refusal(before, spoilt)
+        == gate.refusal(spoilt, before)
+        == ("canary: 1 of 20 cancelled")
+    )
 
 
 @pytest.mark.parametrize(

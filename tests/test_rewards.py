@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixelis_fast.dynamics import Dynamics
+from pixelis_fast.reproduce.budget import BUDGETS
 from pixelis_fast.reward_stages import Stages, StagesConfig
 from pixelis_fast.rewards import RewardConfig, Stage, invalid_share, score_group
 from pixelis_fast.types import RewardParts, Trajectory
@@ -181,6 +182,12 @@ def test_stages_fall_back_on_their_limit():
     stages = Stages(StagesConfig(window=2, most_steps=(3, 4)))
     seen = [stages.record(0.0) for _ in range(8)]
     assert seen == [Stage.TASK] * 2 + [Stage.COHERENCE] * 4 + [Stage.CURIOSITY] * 2
+
+
+def test_the_shortest_reproduction_spends_half_of_its_steps_on_the_whole_reward():
+    stages, steps = Stages(), BUDGETS["cpu"].rft_steps
+    seen = [stages.record(0.0) for _ in range(steps)]
+    assert seen.count(Stage.CURIOSITY) >= steps / 2
 
 
 def test_stages_go_on_from_their_state():

@@ -53,10 +53,11 @@ class MediaFolder:
         kept = self._out / name
         if not kept.is_file():
             try:
-                os.link(path, kept)
+                # The file itself: a link to a relative link would lead nowhere from there.
+                os.link(path.resolve(), kept)
             except OSError:
                 # Another disk, or one without links.
-                shutil.copyfile(path, kept)
+                copy_whole(path, kept)
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return StoredMedia(name, *video_size(kept))
         return StoredMedia(name, picture_size(kept.read_bytes(), str(path)))
@@ -72,6 +73,13 @@ class MediaFolder:
 
     def _name(self, digest: str, suffix: str) -> str:
         return f"{MEDIA_FOLDER}/{digest[:24]}{suffix}"
+
+
+def copy_whole(path: Path, kept: Path) -> None:
+    """The file whole or not at all: its name says what is in it."""
+    draft = kept.with_suffix(f"{kept.suffix}.draft")
+    shutil.copyfile(path, draft)
+    draft.replace(kept)
 
 
 def content_hash(path: Path) -> str:

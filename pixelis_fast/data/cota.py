@@ -126,12 +126,12 @@ def record_from_json(row: dict[str, Any]) -> CotaRecord:
     return CotaRecord(
         id=str(row["id"]),
         task=str(row["task"]),
-        media=tuple(row["media"]),
-        question=row["question"],
-        answer=row["answer"],
+        media=_texts(row, "media"),
+        question=_text(row, "question"),
+        answer=_text(row, "answer"),
         answer_kind=AnswerKind(row.get("answer_kind", AnswerKind.EXACT.value)),
         turns=tuple(turn_from_json(turn) for turn in row.get("turns", ())),
-        answer_thought=row.get("answer_thought", ""),
+        answer_thought=_text({"answer_thought": ""} | row, "answer_thought"),
         difficulty=float(row.get("difficulty", 0.0)),
         evidence=tuple(evidence_from_json(each) for each in row.get("evidence", ())),
         source=row.get("source", ""),
@@ -143,7 +143,21 @@ def turn_from_json(row: dict[str, Any]) -> CotaTurn:
     call, kind = ToolCall(**row["call"]), row.get("kind", "step")
     if kind != "trap":
         call = checked(call)
-    return CotaTurn(row["thought"], call, row.get("observation"), kind)
+    observation = None if row.get("observation") is None else _text(row, "observation")
+    return CotaTurn(_text(row, "thought"), call, observation, kind)
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise ValueError(f"{name}: expected text, got {row[name]!r}")
+    return row[name]
+
+
+def _texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    value = row[name]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{name}: expected a list of texts, got {value!r}")
+    return tuple(value)
 
 
 def checked(call: ToolCall) -> ToolCall:

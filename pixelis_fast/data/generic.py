@@ -7,15 +7,17 @@
 
 Optional: task, answer_kind (exact, number, text, box, span), answer_thought, difficulty, and per
 step observation and kind (step, trap, correction). Tools and arguments are the agent's own six;
-coordinates say what boxes and points are in: "units" of 0..1000 (the default), "pixels" of the
-original, or "shares" of its sides.
+coordinates say what boxes and points are in, an answer that is a box included: "units" of 0..1000
+(the default), "pixels" of the original, or "shares" of its sides.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pixelis_fast.data.convert_media import StoredMedia
+from pixelis_fast.data.convert_messages import is_number
 from pixelis_fast.data.convert_types import Source, UnsupportedError
 from pixelis_fast.data.convert_views import View
 from pixelis_fast.data.cota import CotaRecord, CotaTurn, checked
@@ -38,7 +40,7 @@ def to_record(source: Source) -> CotaRecord:
         task=_optional(row, "task", "generic"),
         media=tuple(each.path for each in media),
         question=row.text("question"),
-        answer=row.text("answer"),
+        answer=_answer(row, media),
         answer_kind=AnswerKind(_one_of(row, "answer_kind", KINDS)),
         turns=tuple(_turn(row, number, step, media) for number, step in enumerate(steps)),
         answer_thought=_optional(row, "answer_thought", ""),
@@ -56,33 +58,61 @@ def _turn(row: Row, number: int, step: Any, media: list[StoredMedia]) -> CotaTur
     if tool not in TOOL_SCHEMAS:
         raise UnsupportedError(f"operation: expected one of {', '.join(TOOL_SCHEMAS)}, got {tool}")
     coordinates = _one_of(row, "coordinates", COORDINATES)
-    call = ToolCall(tool, _in_units(arguments, coordinates, media))
+    call = ToolCall(tool, _in_units(inner, arguments, coordinates, media))
     kind = _optional(inner, "kind", "step")
+    observation = inner.values.get("observation")
     return CotaTurn(
         _optional(inner, "thought", ""),
         call if kind == "trap" else checked(call),
-        inner.values.get("observation"),
+        None if observation is None else inner.text("observation"),
         kind,
     )
 
 
 def _in_units(
-    arguments: dict[str, Any], coordinates: str, media: list[StoredMedia]
+    step: Row, arguments: dict[str, Any], coordinates: str, media: list[StoredMedia]
 ) -> dict[str, Any]:
     if coordinates == "units" or not {"box", "point"} & arguments.keys():
         return arguments
     index = arguments.get("media")
     if not isinstance(index, int) or not 0 <= index < len(media):
-        raise ValueError(f"media: expected 0 to {len(media) - 1}, got {index!r}")
-    size = media[index].size if coordinates == "pixels" else (1, 1)
+        raise step.error("media", f"0 to {len(media) - 1}", index)
     found = dict(arguments)
     if "box" in arguments:
-        view = View(index, media[index].size).part(arguments["box"], pixels=coordinates == "pixels")
-        found["box"] = list(view.box)
+        box = _numbers(step, "box", arguments["box"], 4)
+        found["box"] = _box_in_units(box, coordinates, media[index])
     if "point" in arguments:
-        x, y = arguments["point"]
-        found["point"] = [round(MAX_COORDINATE * v / s) for v, s in zip((x, y), size, strict=True)]
+        point = _numbers(step, "point", arguments["point"], 2)
+        size = media[index].size if coordinates == "pixels" else (1, 1)
+        found["point"] = [round(MAX_COORDINATE * v / s) for v, s in zip(point, size, strict=True)]
     return found
+
+
+def _answer(row: Row, media: list[StoredMedia]) -> str:
+    """As it stands, but for a box in other coordinates than units."""
+    answer, coordinates = row.text("answer"), _one_of(row, "coordinates", COORDINATES)
+    is_box = _one_of(row, "answer_kind", KINDS) == AnswerKind.BOX.value
+    if not is_box or coordinates == "units":
+        return answer
+    if len(media) != 1:
+        raise row.error("answer", "units, or one picture that it is a box of", answer)
+    try:
+        values = json.loads(answer)
+    except json.JSONDecodeError:
+        values = answer
+    box = _numbers(row, "answer", values, 4)
+    return str(_box_in_units(box, coordinates, media[0]))
+
+
+def _numbers(row: Row, name: str, values: Any, count: int) -> list[float]:
+    shown = {2: "two", 4: "four"}[count]
+    if not isinstance(values, list) or len(values) != count or not all(map(is_number, values)):
+        raise row.error(name, f"{shown} numbers", values)
+    return values
+
+
+def _box_in_units(box: list[float], coordinates: str, media: StoredMedia) -> list[int]:
+    return list(View(0, media.size).part(box, pixels=coordinates == "pixels").box)
 
 
 def _optional(row: Row, name: str, default: str) -> str:

@@ -131,6 +131,9 @@ class PreparedWriter:
 
     def _add_picture(self, media_id: str, patches: Patches, labels: np.ndarray | None) -> None:
         data = to_bytes(patches, self._patch)
+        tokens = len(cells_of(patches.grid_thw, patches.merge_size))
+        if labels is not None and len(labels) != tokens:
+            raise ValueError(f"labels of {media_id}: expected {tokens} rows, got {len(labels)}")
         row = {
             "id": media_id,
             "offset": self._pixels.tell(),
@@ -245,14 +248,38 @@ def cut_torn_line(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def labels_of(data: Prepared, media_ids: Sequence[str], num_kinds: int, merge: int) -> torch.Tensor:
-    """(M, L + 4) of all pictures' tokens in order, as `StoredPicture.labels` has them."""
-    parts = []
+@dataclass(frozen=True)
+class TokenLabels:
+    """What visual tokens show, one row each; boxes are centre and size as shares of the picture."""
+
+    kinds_ML: torch.Tensor
+    """int64; UNKNOWN without a label."""
+    boxes_M4: torch.Tensor
+    """fp32, of the thing; below 0 where there is none."""
+    cells_M4: torch.Tensor
+    """fp32, of the token itself."""
+
+    def to(self, device: torch.device) -> TokenLabels:
+        return TokenLabels(*(part.to(device) for part in vars(self).values()))
+
+
+def labels_of(data: Prepared, media_ids: Sequence[str], num_kinds: int, merge: int) -> TokenLabels:
+    """Of all pictures' tokens, in order."""
+    rows, cells = [], []
     for media_id in media_ids:
         stored = data.pictures[media_id]
-        t, h, w = stored.grid_thw
-        count = t * (h // merge) * (w // merge)
+        cells.append(cells_of(stored.grid_thw, merge))
         known = stored.labels is not None
-        nothing = torch.full((count, num_kinds + BOX), UNKNOWN)
-        parts.append(torch.tensor(stored.labels) if known else nothing)
-    return torch.cat(parts)
+        nothing = torch.full((len(cells[-1]), num_kinds + BOX), UNKNOWN)
+        rows.append(torch.tensor(stored.labels) if known else nothing)
+    kinds_ML, boxes_M4 = torch.cat(rows).split((num_kinds, BOX), dim=1)
+    return TokenLabels(kinds_ML, boxes_M4.float() / 1000, torch.cat(cells))
+
+
+def cells_of(grid: Grid, merge: int) -> torch.Tensor:
+    """(M, 4): centre and size of each merged token's part of the picture."""
+    frames, rows, columns = grid[0], grid[1] // merge, grid[2] // merge
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    size = torch.tensor([1 / columns, 1 / rows])
+    centre_M2 = (torch.stack((x, y), dim=-1).flatten(0, 1) + 0.5) * size
+    return torch.cat((centre_M2, size.expand_as(centre_M2)), dim=1).repeat(frames, 1)

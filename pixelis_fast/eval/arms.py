@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.conversation import Conversation, Message, Speaker
+from pixelis_fast.eval.embeddings import in_own_span
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.loop_types import Request
 from pixelis_fast.rollout import wait_for
@@ -28,6 +29,13 @@ class Arm:
     agent: AgentConfig
     tools: bool = True
     """Without, the prompt offers none and the grammar leaves only an answer."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """It says the same every time."""
+        rollout = self.agent.rollout
+        drawn = (rollout.sampling, rollout.call_sampling or rollout.sampling)
+        return all(each.temperature == 0 for each in drawn)
 
     def __post_init__(self) -> None:
         if not self.name.strip() or set(self.name) & set("/\\"):
@@ -61,19 +69,22 @@ class Answerer:
     def run(
         self, samples: Sequence[Sample], *, numbers: Sequence[int], seed: int
     ) -> list[Trajectory]:
-        """`numbers` are the samples' places in the run: a question draws the same in any batch."""
+        """`numbers` are the samples' places in the run: a question draws the same in any batch.
+
+        Steps have embeddings, which coherence is measured by, in their own span.
+        """
         requests = [
             self._request(sample, SEEDS_APART * seed + number)
             for sample, number in zip(samples, numbers, strict=True)
         ]
         with self.agent.loop as loop:
-            return wait_for(loop.submit_all(requests))
+            return [in_own_span(each) for each in wait_for(loop.submit_all(requests))]
 
     def _request(self, sample: Sample, seed: int) -> Request:
         asked = sample if self.arm.tools else toolless(sample)
         [request] = self.agent.rollout.requests([asked])
         sampling = replace(request.sampling, seed=request.sampling.seed + seed)
-        return replace(request, sampling=sampling, grammar=self._grammar)
+        return replace(request, sampling=sampling, grammar=self._grammar, embeddings=True)
 
 
 def answer_grammar(agent: Agent) -> ToolGrammar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ Load = Callable[[Path, Path], list[Item]]
 Score = Callable[[Item, str], float]
 """Of an answer that was given; 0 to 1."""
 Summary = Callable[[Sequence[Item], Sequence[float]], dict[str, float]]
+
+
+def check_ids(items: Sequence[Item], source: Path) -> None:
+    """ValueError where two have one id: a score is found again by it."""
+    [(most_common, times)] = Counter(item.id for item in items).most_common(1)
+    if times > 1:
+        raise ValueError(f"{source}: expected each id once, got {most_common} {times} times")
 
 
 def mean_by_category(items: Sequence[Item], scores: Sequence[float]) -> dict[str, float]:

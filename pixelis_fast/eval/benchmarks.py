@@ -5,11 +5,10 @@ Each reads a local folder in the format of its own release and scores as its own
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelis_fast.eval.benchmark_types import Benchmark, Item
+from pixelis_fast.eval.benchmark_types import Benchmark, Item, check_ids
 from pixelis_fast.eval.infovqa import INFO_VQA
 from pixelis_fast.eval.mmstar import MMSTAR
 from pixelis_fast.eval.mvbench import MVBENCH
@@ -33,9 +32,7 @@ def load_items(name: str, folder: Path, *, cache: Path) -> list[Item]:
     if not folder.is_dir():
         raise ValueError(f"folder: expected the folder of {name}, got {folder}")
     items = benchmark(name).load(folder, cache / name)
-    [(most_common, times)] = Counter(item.id for item in items).most_common(1)
-    if times > 1:
-        raise ValueError(f"{folder}: expected each id once, got {most_common} {times} times")
+    check_ids(items, folder)
     return items
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from pixelis_fast.data.cota import CotaRecord, read_records
 from pixelis_fast.data.rows import read_json_lines
-from pixelis_fast.eval.benchmark_types import Benchmark, Item, Summary, mean_by_category
+from pixelis_fast.eval.benchmark_types import (
+    Benchmark,
+    Item,
+    Summary,
+    check_ids,
+    mean_by_category,
+)
 from pixelis_fast.eval.benchmarks import benchmark, load_items, to_sample
 from pixelis_fast.scoring import answer_score
 from pixelis_fast.tools import ToolBox
@@ -39,14 +45,23 @@ class CaseSet:
 
     name: str
     cases: tuple[Case, ...]
-    summary: Callable[[Sequence[float]], dict[str, float]]
+    items: Sequence[Item]
+    summarize: Summary
+
+    def summary(
+        self, scores: Sequence[float], places: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """Of a score per case; with `places` of the cases there, which may repeat."""
+        if places is None:
+            return self.summarize(self.items, scores)
+        return self.summarize([self.items[i] for i in places], [scores[i] for i in places])
 
 
 def benchmark_cases(name: str, folder: Path, *, cache: Path, limit: int | None = None) -> CaseSet:
     items = load_items(name, folder, cache=cache)[:limit]
     scorer = benchmark(name)
     cases = tuple(_benchmark_case(item, scorer) for item in items)
-    return CaseSet(name, cases, partial(_summed, scorer.summary, items))
+    return CaseSet(name, cases, items, scorer.summary)
 
 
 def _benchmark_case(item: Item, scorer: Benchmark) -> Case:
@@ -59,10 +74,6 @@ def _benchmark_case(item: Item, scorer: Benchmark) -> Case:
     )
 
 
-def _summed(summary: Summary, items: Sequence[Item], scores: Sequence[float]) -> dict[str, float]:
-    return summary(items, scores)
-
-
 def file_cases(path: Path, *, limit: int | None = None) -> CaseSet:
     """A CoTA file, or plain lines of {"id", "media", "question", "answer"}."""
     if not path.is_file():
@@ -71,8 +82,9 @@ def file_cases(path: Path, *, limit: int | None = None) -> CaseSet:
     if not records:
         raise ValueError(f"{path}: expected at least one sample, got none")
     items = [Item(record.id, (), "", (), record.task) for record in records]
+    check_ids(items, path)
     cases = tuple(_record_case(record, path.parent) for record in records)
-    return CaseSet(path.stem, cases, partial(_summed, mean_by_category, items))
+    return CaseSet(path.stem, cases, items, mean_by_category)
 
 
 def _records(path: Path) -> Iterator[CotaRecord]:

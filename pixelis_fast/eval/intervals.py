@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,37 +36,26 @@ def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> In
     return Interval(mean, mean - reach, mean + reach)
 
 
-def bootstrap_interval(
-    values: Sequence[float],
+def resampled_interval(
+    statistic: Callable[[np.ndarray], float],
+    count: int,
     *,
     confidence: float = CONFIDENCE,
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Percentiles of the means of draws with replacement, for many samples."""
-    if not len(values):
+    """Percentiles of a statistic of `count` samples, drawn with replacement; it gets their places.
+
+    Example:
+        resampled_interval(lambda places: float(values[places].mean()), len(values))
+    """
+    if count < 1:
         raise ValueError("values: expected at least one for an interval, got none")
     rng = np.random.default_rng(seed)
-    column = np.asarray(values, dtype=np.float64)
-    means = [float(rng.choice(column, len(column)).mean()) for _ in range(draws)]
+    found = [statistic(rng.choice(count, count)) for _ in range(draws)]
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(column.mean()), float(low), float(high))
-
-
-def paired_interval(
-    ours: Sequence[float],
-    baseline: Sequence[float],
-    *,
-    confidence: float = CONFIDENCE,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Of the difference ours - baseline on the same samples."""
-    if len(ours) != len(baseline):
-        raise ValueError(f"ours: expected {len(baseline)} values, got {len(ours)}")
-    differences = [a - b for a, b in zip(ours, baseline, strict=True)]
-    return bootstrap_interval(differences, confidence=confidence, draws=draws, seed=seed)
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return Interval(statistic(np.arange(count)), float(low), float(high))
 
 
 def relative_gain(ours: float, baseline: float) -> float | None:

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from pixelis_fast.eval.cases import CaseSet
-from pixelis_fast.eval.intervals import (
-    bootstrap_interval,
-    paired_interval,
-    relative_gain,
-    t_interval,
-)
+from pixelis_fast.eval.intervals import relative_gain, resampled_interval, t_interval
 from pixelis_fast.eval.journal import Entry
 from pixelis_fast.eval.metrics import chain_metrics, grounding, stage_percentiles
 from pixelis_fast.eval.track_frames import tracking_of
@@ -49,7 +44,7 @@ def arm_figures(arm: ArmEntries, cases: CaseSet, seeds: Sequence[int]) -> Json:
     statuses = Counter(t.status.value if t.status else "running" for t in trajectories)
     return {
         "scores": {key: float(np.mean([s[key] for s in summaries])) for key in summaries[0]},
-        "over_samples": asdict(bootstrap_interval(arm.mean_scores(cases, seeds))),
+        "over_samples": over_samples(cases, arm.mean_scores(cases, seeds)),
         "over_seeds": over_seeds([summary["overall"] for summary in summaries]),
         "chains": chains,
         "grounding": grounding(t for t in trajectories if t.sample.evidence),
@@ -57,6 +52,17 @@ def arm_figures(arm: ArmEntries, cases: CaseSet, seeds: Sequence[int]) -> Json:
         "latency_ms": stage_percentiles(trajectories),
         "statuses": dict(sorted(statuses.items())),
     }
+
+
+def over_samples(cases: CaseSet, scores: Sequence[float], less: Sequence[float] = ()) -> Json:
+    """Of the overall score as the questions sum it up; with `less`, of the difference to it."""
+
+    def overall(places: np.ndarray) -> float:
+        drawn = places.tolist()
+        found = cases.summary(scores, drawn)["overall"]
+        return found - cases.summary(less, drawn)["overall"] if less else found
+
+    return asdict(resampled_interval(overall, len(cases.cases)))
 
 
 def over_seeds(overall: Sequence[float]) -> Json | None:
@@ -70,10 +76,10 @@ def results(arms: Sequence[ArmEntries], cases: CaseSet, seeds: Sequence[int]) ->
     baseline, *others = arms
     base = figures[baseline.name]["scores"]["overall"]
     for arm in others:
-        pair = (arm.mean_scores(cases, seeds), baseline.mean_scores(cases, seeds))
+        pair = arm.mean_scores(cases, seeds), baseline.mean_scores(cases, seeds)
         figures[arm.name]["gain"] = {
             "relative": relative_gain(figures[arm.name]["scores"]["overall"], base),
-            "difference": asdict(paired_interval(*pair)),
+            "difference": over_samples(cases, *pair),
         }
     return {
         "name": cases.name,

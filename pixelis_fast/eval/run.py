@@ -54,6 +54,12 @@ class EvalConfig:
             )
         if (self.folder is None) != (self.benchmark is None):
             raise ValueError(f"folder: expected one with a benchmark, got {self.folder}")
+        times, greedy = len(self.plan.seeds), [arm.name for arm in self.arms if arm.is_greedy]
+        if times > 1 and greedy:
+            raise ValueError(
+                f"seeds: expected one for the greedy arm {greedy[0]}, got {times}; "
+                "a temperature above 0 makes them differ"
+            )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: expected >= 1, got {self.limit}")
 

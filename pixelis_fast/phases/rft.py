@@ -8,7 +8,8 @@ random follows from the seed and the step's number, so a run that is killed and 
 with the same bits (rollouts in step: `RolloutConfig(overlap=False)`).
 
 What is ours: the repetition hinge, learning progress against a snapshot, the rule that an invalid
-call forfeits what the shaped parts pay, and the stages' bars (METHOD.md marks them).
+call forfeits what the shaped parts pay, the stages' bars (METHOD.md marks them), and the floor
+under the spread that a group's advantages are divided by.
 """
 
 from __future__ import annotations

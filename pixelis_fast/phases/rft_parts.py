@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import Learnable
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.schemas import TOOL_SCHEMAS
-from pixelis_fast.types import RewardParts
+from pixelis_fast.types import RewardParts, RolloutStatus, Trajectory
 
+SEEDS_APART = 0x9E3779B1
+"""2^32 over the golden ratio: its multiples spread evenly."""
 SOLVED = 0.999
 """Task reward from which a trajectory may be imitated."""
 
 
 def open_agent(config: RftConfig) -> Agent:
-    """With step embeddings, which the rewards stand on."""
-    rollout = replace(config.agent.rollout, embeddings=True)
+    """With step embeddings, which the rewards stand on, and the run's own limit of time."""
+    rollout = replace(config.agent.rollout, embeddings=True, max_time_s=config.max_time_s)
     return build_agent(replace(config.agent, rollout=rollout))
 
 
@@ -46,6 +48,23 @@ def grammar_of(agent: Agent) -> ToolGrammar:
         vocab_size=agent.policy.config.text.vocab_size,
         max_thought_tokens=agent.config.rollout.max_thought_tokens,
     )
+
+
+def first_seed(config: RftConfig, step: int) -> int:
+    """Of the step's trajectories; those behind it have the next ones.
+
+    Within 32 bits, for torch's generator on the CPU reads no more of a seed. Runs of other seeds
+    begin far apart, so that they share no draws.
+    """
+    return (config.seed * SEEDS_APART + step * config.prompts * config.group) % 2**32
+
+
+def first_failure(trajectories: Sequence[Trajectory]) -> str | None:
+    """What ended the first that failed; RuntimeError where all did, which no later step mends."""
+    errors = [t.error for t in trajectories if t.status is RolloutStatus.FAILED]
+    if len(errors) == len(trajectories):
+        raise RuntimeError(f"rollout: none of {len(errors)} ran to its end; the first: {errors[0]}")
+    return errors[0] if errors else None
 
 
 def best_of_groups(parts: list[RewardParts], group: int) -> set[int]:

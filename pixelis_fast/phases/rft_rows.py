@@ -18,6 +18,7 @@ from pixelis_fast.rewards import calls_of, invalid_share, is_valid
 from pixelis_fast.types import RewardParts, RolloutStatus, Trajectory
 
 ROWS_APART = ("rollout_M", "trainer_M")
+TIMED_OUT = RolloutStatus.TRUNCATED_MAX_TIME
 
 
 def rollout_row(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -34,6 +35,7 @@ def rollout_row(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "rollout/with_invalid": fmean(invalid_share(t) > 0 for t in trajectories),
         "rollout/answered": fmean(answered),
         "rollout/truncated": fmean(truncated),
+        "rollout/timed_out": fmean(t.status is TIMED_OUT for t in trajectories),
         "rollout/failed": fmean(t.status is RolloutStatus.FAILED for t in trajectories),
         "rollout/tokens": fmean(len(t.ids) for t in trajectories),
     }

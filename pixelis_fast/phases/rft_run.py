@@ -19,6 +19,8 @@ from pixelis_fast.phases.rft_parts import (
     best_of_groups,
     check_settings,
     cut_log,
+    first_failure,
+    first_seed,
     grammar_of,
     new_bank,
     open_agent,
@@ -109,12 +111,14 @@ class RftRun:
         stage = self.stages.stage
         parts = self.score(trajectories)
         found = self.compare(trajectories, parts)
-        row = rollout_row(trajectories) | reward_row(parts) | group_row(found)
+        row: dict[str, Any] = {"rollout/error": first_failure(trajectories)}
+        row |= rollout_row(trajectories) | reward_row(parts) | group_row(found)
         # After the rewards: a transition pays what it teaches the first time.
         transitions = [each for t in trajectories for each in transitions_of(t)]
         row["dynamics/error"] = self.dynamics.learn(transitions)
         scored_s = time.perf_counter()
         row |= self.update(trajectories, parts, found)
+        self.config.source.release([t.sample for t in trajectories], self.agent.tools)
         self.step_number += 1
         self.publish()
         self.stages.record(row["reward/task"])
@@ -132,8 +136,7 @@ class RftRun:
         indices = range(step * config.prompts, (step + 1) * config.prompts)
         samples = [config.source(index, self.agent.tools) for index in indices]
         asked = [sample for sample in samples for _ in range(config.group)]
-        seed = (config.seed << 32) + step * len(asked)
-        sampling = Sampling(temperature=config.temperature, seed=seed)
+        sampling = Sampling(temperature=config.temperature, seed=first_seed(config, step))
         rollout = self.agent.rollout.with_config(
             replace(self.agent.rollout.config, sampling=sampling)
         )

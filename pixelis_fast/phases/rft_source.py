@@ -27,6 +27,9 @@ class SampleSource(Protocol):
     def __call__(self, index: int, tools: ToolBox) -> Sample:
         """The same sample for the same index; its media are in the tools' store."""
 
+    def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
+        """Nobody needs these samples' media any more, until one is asked for again."""
+
 
 class ShuffledSamples:
     """A list of samples, in another order each time round."""
@@ -37,6 +40,9 @@ class ShuffledSamples:
 
     def __call__(self, index: int, tools: ToolBox) -> Sample:
         return self._samples[self._order.place(index)]
+
+    def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
+        """Nothing: who made the samples put their media there."""
 
 
 class RecordSamples:
@@ -52,9 +58,12 @@ class RecordSamples:
         media = tuple(tools.add_media(self._folder / name) for name in record.media)
         return record.sample(media)
 
+    def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
+        forget_media(samples, tools)
+
 
 class PixelWorldSamples:
-    """PixelWorld's tasks from number `first` on, drawn when asked for, as files in `folder`."""
+    """PixelWorld's tasks from number `first` on, drawn when asked for by way of `folder`."""
 
     def __init__(
         self,
@@ -70,10 +79,23 @@ class PixelWorldSamples:
 
     def __call__(self, index: int, tools: ToolBox) -> Sample:
         task = self._world.task(self._split, self._first + index)
-        media = tools.add_media(save_media(task, self._folder))
+        path = save_media(task, self._folder)
+        media = tools.add_media(path)
+        # The store has its bytes.
+        path.unlink()
         return Sample(
             task.id, (media,), task.question, task.answer, task.answer_kind, task.evidence
         )
+
+    def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
+        forget_media(samples, tools)
+
+
+def forget_media(samples: Sequence[Sample], tools: ToolBox) -> None:
+    """A store keeps what was added, and every crop of it, until it is told to forget."""
+    for media_id in {media.id for sample in samples for media in sample.media}:
+        if media_id in tools.store:
+            tools.store.forget(media_id)
 
 
 class Shuffle:

@@ -264,6 +264,9 @@ def command(
     rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens per step.")] = None,
     grounding: Annotated[float, typer.Option(help="Share of the run on single calls only.")] = 0.0,
+    guide: Annotated[
+        float | None, typer.Option(help="Weight of guided attention; 1 without an adapter.")
+    ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Of an adapter; 0: train it all.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
@@ -289,6 +292,7 @@ def command(
         optimizer=OptimizerConfig(
             learning_rate=highest, total_steps=steps, warmup_steps=min(100, steps // 10)
         ),
+        loss=LossConfig(guide_weight=guide_weight(guide, chosen.get("lora_rank"))),
         curriculum=Curriculum(grounding, min(grounding + 0.2, 1.0) if grounding else 0.0),
         dtype=dtype,
         threads=threads,
@@ -296,6 +300,13 @@ def command(
         **chosen | {"lora_rank": chosen.get("lora_rank") or None},
     )
     typer.echo(f"trained: {main(config)}")
+
+
+def guide_weight(given: float | None, lora_rank: int | None) -> float:
+    """An adapter leaves the policy's own heads as they are: there is nothing to guide."""
+    if lora_rank and given:
+        raise ValueError(f"--guide: expected none beside an adapter, got {given}")
+    return (0.0 if lora_rank else 1.0) if given is None else given
 
 
 if __name__ == "__main__":

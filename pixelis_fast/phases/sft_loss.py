@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pixelis_fast.data.prepared import BOX, UNKNOWN, Example, Prepared, labels_of
-from pixelis_fast.guidance import Guidance, GuidanceLosses, WatchedAttention
+from pixelis_fast.data.prepared import Example, Prepared, TokenLabels, labels_of
+from pixelis_fast.guidance import Guidance, GuidanceLosses, ShownBoxes, WatchedAttention
 from pixelis_fast.head_targets import HeadTargets, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, HeadLosses
 from pixelis_fast.imitation import RoleWeights, token_weights
@@ -86,19 +86,18 @@ class SftModel(nn.Module):
         hidden_ND = batch.hidden_behind(self.policy, features, apply=apply, watch=watched.wrap)
         total, metrics = self._imitation(examples, batch, hidden_ND)
         targets = self._targets(examples)
-        labels_ML = self._labels(batch, data)
+        labels = self._labels(batch, data)
         if self.heads is not None and targets is not None:
             losses = self.heads(hidden_ND, targets)
             total = total + self.config.aux_weight * losses.total()
             metrics |= head_metrics(losses)
         if self.guidance is not None and targets is not None:
-            boxes_N4 = boxes_of_rows(batch, labels_ML, len(hidden_ND))
-            guided = self.guidance(watched.seen, targets, boxes_N4=boxes_N4)
+            guided = self.guidance(watched.seen, targets, shown=shown_boxes(batch, labels))
             if guided is not None:
                 total = total + self.config.guide_weight * guided.total()
                 metrics |= guidance_metrics(guided)
-        if self.dense is not None and features is not None:
-            dense = self.dense(features.embeds_MD, labels_ML)
+        if self.dense is not None and features is not None and labels is not None:
+            dense = self.dense(features.embeds_MD, labels)
             total = total + self.config.dense_weight * dense.total()
             metrics |= {"loss/dense": dense.kinds.item(), "loss/dense box": dense.box.item()}
         return SftLoss(total, metrics | {"loss/total": total.item()})
@@ -113,12 +112,12 @@ class SftModel(nn.Module):
         )
         return None if targets is None else targets.to(self.policy.device)
 
-    def _labels(self, batch: TrainingBatch, data: Prepared) -> Tensor | None:
+    def _labels(self, batch: TrainingBatch, data: Prepared) -> TokenLabels | None:
         if self.dense is None or not batch.media_ids:
             return None
         merge = self.policy.config.vision.merge_size
-        labels_ML = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
-        return labels_ML.to(self.policy.device)
+        labels = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
+        return labels.to(self.policy.device)
 
     def _imitation(
         self, examples: Sequence[Example], batch: TrainingBatch, hidden_ND: Tensor
@@ -135,13 +134,14 @@ class SftModel(nn.Module):
         return found.loss, metrics | role_metrics(examples, batch, found.logprob_N)
 
 
-def boxes_of_rows(batch: TrainingBatch, labels_ML: Tensor | None, num_rows: int) -> Tensor | None:
-    """(N, 4): what the visual token in each row shows, UNKNOWN elsewhere."""
-    if labels_ML is None or batch.feature_index_M is None:
+def shown_boxes(batch: TrainingBatch, labels: TokenLabels | None) -> ShownBoxes | None:
+    """Of the visual tokens of all trajectories, not of each picture once."""
+    if labels is None or batch.feature_index_M is None or batch.visual_index_M is None:
         return None
-    boxes_N4 = labels_ML.new_full((num_rows, BOX), UNKNOWN)
-    shown_M4 = labels_ML[:, -BOX:].index_select(0, batch.feature_index_M)
-    return boxes_N4.index_copy(0, batch.visual_index_M, shown_M4)
+    boxes_M4 = labels.boxes_M4.index_select(0, batch.feature_index_M)
+    cells_M4 = labels.cells_M4.index_select(0, batch.feature_index_M)
+    shown_M = boxes_M4[:, 0] >= 0
+    return ShownBoxes(batch.visual_index_M[shown_M], boxes_M4[shown_M], cells_M4[shown_M])
 
 
 def role_metrics(

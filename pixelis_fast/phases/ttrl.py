@@ -4,7 +4,7 @@
         --out runs/ttrl
 
 Answers each sample by the vote of a group and learns from the vote, without labels. Killed and
-started again, it goes on. `attach` (ttrl_serve.py) does the same beside a server.
+started again, it goes on. `learning` (serve/learning.py) does the same beside a server.
 """
 
 from __future__ import annotations

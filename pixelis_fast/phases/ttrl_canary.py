@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from pixelis_fast.corridor import CanaryScore
-from pixelis_fast.phases.ttrl_group import invalid_share
+from pixelis_fast.phases.ttrl_group import broken_ends, invalid_share
 from pixelis_fast.phases.ttrl_types import RunGroup
 from pixelis_fast.policy.published import Published
 from pixelis_fast.scoring import answer_score
@@ -38,4 +38,5 @@ class Canary:
             accuracy=statistics.fmean(scores),
             invalid_rate=statistics.fmean(map(invalid_share, trajectories)),
             num_samples=len(scores),
+            broken=broken_ends(trajectories),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Group:
     confidence: float
     """The vote's, times the share of the group that voted."""
     abstained: bool
+    broken: str = ""
+    """`broken_ends` of the whole group."""
 
 
 def hold_vote(
@@ -40,21 +43,34 @@ def hold_vote(
 ) -> Group:
     """A trajectory without complete steps has no behaviour to compare and does not vote."""
     voters = [trajectory for trajectory in trajectories if can_vote(trajectory)]
+    broken = broken_ends(trajectories)
     if not voters:
-        return Group((), (), None, 0.0, abstained=True)
+        return Group((), (), None, 0.0, abstained=True, broken=broken)
     # A majority asks nobody how well they looked.
     counts_only = config.voting.kind is VoteKind.MAJORITY
     fidelities = [0.0 if counts_only else judge(trajectory) for trajectory in voters]
     found = vote(voters, neighbours, fidelities, config.voting)
     confidence = found.confidence * len(voters) / len(trajectories)
     abstained = found.abstained or confidence < config.voting.gate
-    return Group(tuple(voters), tuple(fidelities), found, confidence, abstained)
+    return Group(tuple(voters), tuple(fidelities), found, confidence, abstained, broken)
 
 
 def can_vote(trajectory: Trajectory) -> bool:
     steps = trajectory.steps
     whole = bool(steps) and all(step.embedding is not None for step in steps)
     return whole and trajectory.status not in UNSCORED
+
+
+def broken_ends(trajectories: Sequence[Trajectory]) -> str:
+    """How many the machine ended, how, and the first error; "" where it ended none.
+
+    Example:
+        broken_ends(group)  # "2 of 8 failed: RuntimeError: out of memory"
+    """
+    ends = Counter(t.status.value for t in trajectories if t.status and t.status in UNSCORED)
+    told = ", ".join(f"{count} of {len(trajectories)} {end}" for end, count in ends.items())
+    errors = [trajectory.error for trajectory in trajectories if trajectory.error]
+    return f"{told}: {errors[0]}" if told and errors else told
 
 
 def lesson_of(group: Group, tenant: str, config: TtrlConfig) -> Lesson:

@@ -72,6 +72,8 @@ class TtrlLearner:
         self.num_queries = self.num_updates = 0
         self._tenant_updates: Counter[str] = Counter()
         self._pending: list[Lesson] = []
+        self._is_whole = True
+        """False from a query's start to its end: a step that broke off is not saved."""
         self._seconds: dict[str, float] = {}
         self._turn = threading.RLock()
         self.versions = Versions(parts.updater, parts.publisher, parts.canary, config.canary)
@@ -86,7 +88,7 @@ class TtrlLearner:
     def step(self, sample: Sample, *, tenant: str = TENANT) -> TtrlEvent:
         """One query, from its group to its line in the log."""
         with self._turn:
-            self._seconds = {}
+            self._seconds, self._is_whole = {}, False
             trajectories = self._run_group(sample, tenant)
             with self._timed("vote"):
                 key = self.parts.keys(sample)
@@ -98,6 +100,7 @@ class TtrlLearner:
             event = self._event(sample, tenant, group, outcome)
             self.num_queries += 1
             self._log(event)
+            self._is_whole = True
             return replace(event, seconds=self._seconds)
 
     def rollback(self, version: str) -> float:
@@ -112,13 +115,17 @@ class TtrlLearner:
                 fingerprint = self.parts.updater.bank.fingerprint()
                 self.audit.append("rollback", version=version, fingerprint=fingerprint)
                 self._save()
+            self._is_whole = True
             return pause_s
 
     def close(self) -> None:
-        """Saves what is whole; queries that wait for an update are asked again by the next run."""
+        """Saves what is whole.
+
+        Queries that wait for an update, or whose step broke off, are asked again by the next run.
+        """
         with self._turn:
             if self.audit is not None:
-                if not self._pending:
+                if self._is_whole and not self._pending:
                     self._save()
                 self.audit.close()
 
@@ -149,11 +156,19 @@ class TtrlLearner:
             return Outcome(TtrlStatus.READ_ONLY, "the learner is read-only", {})
         if group.abstained:
             reason = f"confidence {group.confidence:.3f}, gate {config.voting.gate}"
-            return Outcome(TtrlStatus.ABSTAINED, reason, {})
-        if budget is not None and self._tenant_updates[tenant] >= budget:
-            return Outcome(TtrlStatus.OVER_BUDGET, f"{budget} updates are spent", {})
-        self._tenant_updates[tenant] += 1
-        self._pending.append(lesson_of(group, tenant, config))
+            told = f"{reason}; {group.broken}" if group.broken else reason
+            return Outcome(TtrlStatus.ABSTAINED, told, {})
+        if budget is not None:
+            if self._tenant_updates[tenant] >= budget:
+                return Outcome(TtrlStatus.OVER_BUDGET, f"{budget} updates are spent", {})
+            self._tenant_updates[tenant] += 1
+        return self._take(lesson_of(group, tenant, config))
+
+    def _take(self, lesson: Lesson) -> Outcome:
+        """Into the update that it completes, or among those that wait for one."""
+        config = self.config
+        self.parts.updater.await_update(lesson)
+        self._pending.append(lesson)
         if len(self._pending) < config.queries_per_update:
             reason = f"{len(self._pending)} of {config.queries_per_update} queries"
             return Outcome(TtrlStatus.WAITING, reason, {})
@@ -161,7 +176,17 @@ class TtrlLearner:
         return self._update(lessons)
 
     def _update(self, lessons: Sequence[Lesson]) -> Outcome:
+        """Whatever breaks off before it is served is undone: nothing ungated may be learned on."""
         self.num_updates += 1
+        before = self.versions.serving
+        try:
+            return self._attempt(lessons)
+        except BaseException:
+            if self.versions.serving == before:
+                self.parts.updater.undo()
+            raise
+
+    def _attempt(self, lessons: Sequence[Lesson]) -> Outcome:
         with self._timed("update"):
             step = self.parts.updater.learn(lessons)
         details = details_of(step, self.num_updates) | {"seconds": self._seconds["update"]}
@@ -213,7 +238,7 @@ class TtrlLearner:
             "num_updates": self.num_updates,
             "tenant_updates": dict(self._tenant_updates),
         }
-        save_state(self.config, self.num_queries, state)
+        save_state(self.config, state)
 
     def _resume(self) -> None:
         state = load_state(self.config)

@@ -30,6 +30,7 @@ class ProbeSet:
     def __init__(self, load_patches: LoadPatches, *, size: int) -> None:
         self._load_patches = load_patches
         self._patches: dict[str, Patches] = {}
+        self._held: dict[str, Patches] = {}
         self._kept: deque[Trajectory] = deque(maxlen=size)
 
     @property
@@ -38,8 +39,16 @@ class ProbeSet:
 
     def load(self, media_id: str) -> Patches:
         """Kept ones, or the caller's own."""
-        kept = self._patches.get(media_id)
+        kept = self._patches.get(media_id) or self._held.get(media_id)
         return self._load_patches(media_id) if kept is None else kept
+
+    def hold(self, trajectories: Iterable[Trajectory]) -> None:
+        """Patches that an update will ask for, when their media may be gone; until `let_go`."""
+        shown = {span.media_id for each in trajectories for span in each.spans}
+        self._held |= {media_id: self.load(media_id) for media_id in sorted(shown)}
+
+    def let_go(self) -> None:
+        self._held.clear()
 
     def add(self, trajectories: Iterable[Trajectory]) -> None:
         """The oldest make room."""

@@ -14,7 +14,7 @@ from functools import partial
 from pixelis_fast.agent import Agent
 from pixelis_fast.policy.published import Published
 from pixelis_fast.policy.sampling import Sampling
-from pixelis_fast.rollout import wait_for
+from pixelis_fast.rollout import MakeChooser, wait_for
 from pixelis_fast.types import Sample, Trajectory
 
 
@@ -25,11 +25,12 @@ class AgentRunner:
         trajectories = AgentRunner(agent)([sample] * 8, seed=0, temperature=1.0)
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, *, make_chooser: MakeChooser | None = None) -> None:
+        """`make_chooser` is for groups whose words are given (bench/ttrl_group.py)."""
         rollout = agent.config.rollout
         if not rollout.grammar or rollout.call_sampling is not None:
             raise ValueError("agent.rollout: expected grammar and one sampling for all tokens")
-        self._agent = agent
+        self._agent, self._make_chooser = agent, make_chooser
 
     def __call__(
         self,
@@ -48,9 +49,11 @@ class AgentRunner:
             sampling=Sampling(temperature=temperature, seed=seed),
         )
         requests = agent.rollout.with_config(config).requests(samples)
+        asked = [replace(request, salt=tenant, under=under) for request in requests]
+        make = self._make_chooser
+        choosers = None if make is None else [make(i) for i in range(len(asked))]
         with agent.loop as loop:
-            tickets = loop.submit_all([replace(r, salt=tenant, under=under) for r in requests])
-            return wait_for(tickets)
+            return wait_for(loop.submit_all(asked, choosers=choosers))
 
 
 class Publisher:
@@ -67,6 +70,11 @@ class Publisher:
     @property
     def version(self) -> str:
         return self._engine.shelf.serving(self._tenant).version
+
+    @property
+    def serves_bank(self) -> bool:
+        """False while the base alone is served."""
+        return self._engine.shelf.serving(self._tenant).bank is not None
 
     def name(self, base: str, number: int) -> str:
         """Of update `number`; tenants' versions lie on one shelf."""

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pixelis_fast.phases.ttrl_types import TtrlConfig
-from pixelis_fast.snapshots import latest_snapshot, save_snapshot
+from pixelis_fast.snapshots import latest_snapshot, save_snapshot, snapshots
 
 SNAPSHOTS = "snapshots"
 
 
-def save_state(config: TtrlConfig, number: int, state: dict[str, Any]) -> None:
-    """`number` orders snapshots."""
+def save_state(config: TtrlConfig, state: dict[str, Any]) -> None:
+    """Behind the ones before, never in the place of one: a kill on the way leaves those whole."""
     folder = Path(config.out) / SNAPSHOTS
+    kept = snapshots(folder)
+    number = 1 + int(kept[-1].name.removeprefix("step-")) if kept else 0
     settings = json.dumps(config.run_settings())
     save_snapshot(folder, number, state | {"settings": settings}, keep=config.keep_snapshots)
 

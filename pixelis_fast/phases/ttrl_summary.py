@@ -74,8 +74,10 @@ def summarize(path: Path, *, low: float | None = None, high: float | None = None
 
 
 def corridor_of(events: Sequence[Row]) -> CorridorConfig:
-    [first, *_] = of_kind(events, "start")
-    return CorridorConfig(**first["data"]["settings"]["corridor"])
+    begun = [row for row in events if row["kind"] in ("start", "resume")]
+    if not begun:
+        raise ValueError("log: expected a learner's start or resume, got neither")
+    return CorridorConfig(**begun[0]["data"]["settings"]["corridor"])
 
 
 def of_kind(events: Sequence[Row], kind: str) -> list[Row]:

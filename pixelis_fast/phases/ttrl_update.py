@@ -85,6 +85,10 @@ class Updater:
         self.probes = ProbeSet(load_patches, size=config.probe_trajectories)
         self._before = self._keepsake()
 
+    def await_update(self, lesson: Lesson) -> None:
+        """Before the `learn` that takes it: a server lets media go once their query is answered."""
+        self.probes.hold(lesson.trajectories)
+
     def learn(self, lessons: Sequence[Lesson]) -> Step:
         """Moves the candidate as far as the corridor lets it; follow with `keep` or `undo`."""
         self._before = self._keepsake()
@@ -108,6 +112,7 @@ class Updater:
         self.optimizer.zero_grad()
         decision = self._decide(batch, ema_NE)
         self.probes.add(lesson.trajectories[lesson.exemplar or 0] for lesson in lessons)
+        self.probes.let_go()
         return Step(losses, norm, decision)
 
     @property
@@ -125,12 +130,14 @@ class Updater:
         self.bank.copy_(bank)
         self.optimizer.load_state_dict(deepcopy(optimizer))
         self.optimizer.zero_grad()
+        self.probes.let_go()
 
     def go_back(self, bank: AdapterBank, ema: AdapterBank) -> None:
         """To an earlier published bank and its average, with fresh moments."""
         self.bank.copy_(bank)
         self.ema.copy_(ema)
         self.optimizer.state.clear()
+        self.probes.let_go()
         self._before = self._keepsake()
 
     def state(self) -> dict[str, Any]:

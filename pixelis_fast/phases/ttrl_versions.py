@@ -42,6 +42,11 @@ class Versions:
     def __init__(
         self, updater: Updater, publisher: Publisher, canary: Canary | None, gate: CanaryGate
     ) -> None:
+        if publisher.serves_bank:
+            raise ValueError(
+                "learner: expected the base served without a bank, got "
+                f"{publisher.version!r}; engine.publish({publisher.versions()[0]!r}) begins anew"
+            )
         self.base = publisher.version
         self._updater, self._publisher = updater, publisher
         self._canary, self._gate = canary, gate
@@ -105,19 +110,16 @@ class Versions:
         """Held against what learning began with, so that small losses do not add up."""
         if self._canary is None:
             return None, None
-        if self._canary_before is None:
-            self._canary_before = self._canary(Published.base(self.base))
+        before = self._canary_before or self._canary(Published.base(self.base))
+        if not before.broken:
+            self._canary_before = before
         found = self._canary(candidate)
-        return self._gate.refusal(self._canary_before, found), asdict(found)
+        return self._gate.refusal(before, found), asdict(found)
 
     def _announce(self, candidate: Published, details: Details, audit: AuditLog) -> None:
         """What cannot be logged is not published."""
         facts = {"version": candidate.version, "fingerprint": candidate.fingerprint}
-        try:
-            audit.append("publish", **facts, drift=details["drift"])
-        except OSError:
-            self._updater.undo()
-            raise
+        audit.append("publish", **facts, drift=details["drift"])
 
     def _keep(self, published: Published) -> None:
         assert published.bank is not None, "the base is kept from the start"

@@ -199,8 +199,8 @@ def _initialize(name: str, parameter: nn.Parameter, generator: torch.Generator) 
 def waves(num_positions: int, size: int) -> Tensor:
     """(positions, size): sines and cosines of row and column (as in MAE, arXiv 2111.06377).
 
-    Drawn like other weights (std 0.02) they are a twentieth of what a patch's pixels give: a tower
-    trained from scratch carried no position after 1,200 steps. Now they are as large as the pixels.
+    Drawn like other weights (std 0.02) they are a twentieth of what a patch's pixels give, and a
+    tower trained from scratch forgets where its patches are. Now they are as large as the pixels.
     """
     side = math.isqrt(num_positions)
     places = torch.arange(side, dtype=torch.float32) * (math.pi / side)

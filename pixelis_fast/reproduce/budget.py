@@ -33,6 +33,7 @@ class Budget:
     test: int = 210
     """Questions of the test split: thirty of each family."""
     threads: int = 2
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.test, self.whole, self.ttrl_queries) < 1:
@@ -58,6 +59,8 @@ BUDGETS = {
         threads=1,
     ),
     "cpu": CPU,
-    "gpu": replace(CPU, whole=20000, grounding=20000, chain_steps=6000, rft_steps=400, test=700),
+    "gpu": replace(
+        CPU, whole=20000, grounding=20000, chain_steps=6000, rft_steps=400, test=700, device="cuda"
+    ),
 }
 """quick proves that every arm runs; its numbers mean nothing."""

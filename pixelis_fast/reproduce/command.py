@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from pixelis_fast.reproduce.budget import BUDGETS
+from pixelis_fast.reproduce.budget import BUDGETS, Budget
+from pixelis_fast.reproduce.rows import Row
 from pixelis_fast.reproduce.runner import Reproduction
-from pixelis_fast.reproduce.table import as_markdown, as_table, goals
+from pixelis_fast.reproduce.table import as_tables, save
 
 CONSOLE = Console()
 
@@ -23,7 +23,9 @@ def command(
         "runs/reproduce"
     ),
     budget: Annotated[str, typer.Option(help=f"One of {', '.join(BUDGETS)}.")] = "cpu",
-    seeds: Annotated[int | None, typer.Option(help="How many; without, the budget's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many; without, the budget's.", min=1)
+    ] = None,
 ) -> None:
     """Trains and measures every arm; prints the table with its goals."""
     if budget not in BUDGETS:
@@ -31,24 +33,19 @@ def command(
     chosen = BUDGETS[budget]
     if seeds is not None:
         chosen = replace(chosen, seeds=tuple(range(seeds)))
-    rows = Reproduction(out, chosen).run(on_row=tell)
-    found = goals(rows)
-    (out / "table.md").write_text(as_markdown(rows) + "\n")
-    (out / "rows.json").write_text(
-        json.dumps({"rows": rows, "goals": [asdict(goal) for goal in found]}, indent=1)
-    )
-    CONSOLE.print(as_table(rows))
-    table = Table("goal", "target", "found", "")
-    for goal in found:
-        table.add_row(goal.goal, f"{goal.target:g}", f"{goal.value:.1f}", "✓" if goal.met else "✗")
-    CONSOLE.print(table)
+    rows = Reproduction(out, chosen).run(on_row=partial(keep, chosen, out))
+    for table in as_tables(rows, chosen):
+        CONSOLE.print(table)
 
 
-def tell(row: dict[str, Any]) -> None:
+def keep(budget: Budget, out: Path, rows: list[Row]) -> None:
+    """The newest row told, and all of them on disk: a table of what is there."""
+    row = rows[-1]
     CONSOLE.print(
         f"{row['arm']} (seed {row['seed']}): accuracy {100 * row['accuracy']:.1f} %, "
         f"{row['length']:.1f} calls"
     )
+    save(rows, budget, out)
 
 
 if __name__ == "__main__":

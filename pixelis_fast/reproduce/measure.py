@@ -14,7 +14,9 @@ from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, save_media
 from pixelis_fast.data.shift import ShiftConfig
 from pixelis_fast.eval.arms import Answerer, Arm
+from pixelis_fast.eval.journal import Entry, Journal
 from pixelis_fast.eval.metrics import answer_scores, chain_metrics
+from pixelis_fast.reproduce.budget import Budget
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Sample, Trajectory
@@ -23,6 +25,8 @@ WORLD_SEED = 0
 """Every arm sees one world; seeds of arms are of weights, order and draws."""
 LIMITS = RolloutConfig(max_steps=8, max_tokens=512, max_thought_tokens=40, embeddings=True)
 BATCH = 8
+"""Questions at once; what a kill loses."""
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Question:
     index: int
     split: str = "test"
     shift: ShiftConfig | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index}"
 
     def sample(self, tools: ToolBox, folder: Path) -> Sample:
         """With its media in the tools' store."""
@@ -65,10 +73,14 @@ class Measured:
         return asdict(self)
 
 
-def agent_for(policy: Path, *, threads: int, seed: int) -> Agent:
+def agent_for(policy: Path, *, budget: Budget, seed: int) -> Agent:
     sampling = replace(LIMITS.sampling, seed=seed)
     rollout = replace(LIMITS, sampling=sampling)
-    return build_agent(AgentConfig(policy=str(policy), threads=threads, rollout=rollout))
+    return build_agent(
+        AgentConfig(
+            policy=str(policy), device=budget.device, threads=budget.threads, rollout=rollout
+        )
+    )
 
 
 def measure(
@@ -79,16 +91,32 @@ def measure(
     tools: bool = True,
     title: str = "measuring",
 ) -> Measured:
-    """Greedy answers to all questions; without tools the grammar leaves only an answer."""
+    """Greedy answers to all questions; without tools the grammar leaves only an answer.
+
+    What the folder's journal has an answer to is not asked again.
+    """
     answerer = Answerer(Arm(title, agent.config, tools=tools), agent)
-    found: list[Trajectory] = []
-    for batch in track(list(batches(questions, BATCH)), title):
-        samples = [question.sample(agent.tools, folder) for question in batch]
-        numbers = range(len(found), len(found) + len(samples))
-        found += answerer.run(samples, numbers=numbers, seed=0)
-        for sample in samples:
-            agent.tools.store.forget(sample.media[0].id)
-    return measured(found)
+    journal = Journal(folder / ANSWERS)
+    done = {entry.case for entry in journal.entries()}
+    todo = [question for question in questions if question.name not in done]
+    for batch in track(list(batches(todo, BATCH)), title):
+        journal.add(answered(answerer, batch, folder / "media"))
+    return measured([entry.trajectory for entry in journal.entries()])
+
+
+def answered(answerer: Answerer, batch: Sequence[Question], folder: Path) -> list[Entry]:
+    """A question's number is its index: it draws the same in any batch."""
+    agent = answerer.agent
+    samples = [question.sample(agent.tools, folder) for question in batch]
+    numbers = [question.index for question in batch]
+    trajectories = answerer.run(samples, numbers=numbers, seed=0)
+    for sample in samples:
+        agent.tools.store.forget(sample.media[0].id)
+    scores = answer_scores(trajectories)
+    return [
+        Entry(question.name, 0, score, trajectory)
+        for question, score, trajectory in zip(batch, scores, trajectories, strict=True)
+    ]
 
 
 def measured(trajectories: Sequence[Trajectory]) -> Measured:

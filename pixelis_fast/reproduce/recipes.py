@@ -45,6 +45,7 @@ def grounding_config(
         loss=loss,
         curriculum=Curriculum(1.0, 1.0),
         batch_tokens=budget.sft_tokens,
+        device=budget.device,
         threads=budget.threads,
         seed=seed,
     )
@@ -62,6 +63,7 @@ def chains_config(
         loss=loss,
         curriculum=Curriculum(hardest_from=0.2),
         batch_tokens=budget.sft_tokens,
+        device=budget.device,
         threads=budget.threads,
         seed=seed,
     )
@@ -75,6 +77,7 @@ def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: 
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         batch_tokens=budget.sft_tokens,
+        device=budget.device,
         threads=budget.threads,
         seed=seed,
     )
@@ -83,7 +86,9 @@ def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: 
 def rft_config(policy: Path, out: Path, budget: Budget, *, seed: int, arm: str) -> RftConfig:
     rollout = replace(LIMITS, overlap=False)
     return RftConfig(
-        AgentConfig(policy=str(policy), threads=budget.threads, rollout=rollout),
+        AgentConfig(
+            policy=str(policy), device=budget.device, threads=budget.threads, rollout=rollout
+        ),
         PixelWorldSamples(out / "media", first=(seed + 1) * 1_000_000),
         out=str(out),
         steps=budget.rft_steps,
@@ -103,7 +108,6 @@ def ttrl_config(out: Path, budget: Budget, *, seed: int, without: str = "") -> T
         "retrieval": replace(
             config, retrieval=False, voting=VotingConfig(kind=VoteKind.NO_RETRIEVAL)
         ),
-        "learning": replace(config, read_only=True),
     }
     return changes[without]
 

@@ -1,15 +1,16 @@
 """Trains and measures every arm for every seed; what is done is found again.
 
 Each arm has a folder with its run and, once measured, row.json. An arm is made of the one it builds
-on, which is made first. Killed and started again, the whole
-goes on where it stopped, but for test-time learning, whose stream begins anew.
+on, which is made first. Killed and started again, the whole goes on where it stopped: data,
+training, answers. Only a stream of test-time learning that was cut begins anew; one that came to
+its end is kept.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,18 @@ from typing import Any
 
 from rich.progress import track
 
+from pixelis_fast.agent import Agent
 from pixelis_fast.data.pixelworld import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.shift import ShiftConfig
+from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.phases import rft, sft
 from pixelis_fast.phases.sft_loss import LossConfig
 from pixelis_fast.phases.ttrl import learn_from
+from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.reproduce.budget import Budget
 from pixelis_fast.reproduce.measure import (
+    ANSWERS,
     WORLD_SEED,
     agent_for,
     measure,
@@ -39,9 +44,11 @@ from pixelis_fast.reproduce.recipes import (
     rft_config,
     ttrl_config,
 )
+from pixelis_fast.reproduce.rows import Row, RowFolder, once
 from pixelis_fast.reproduce.stream import learned, stream
+from pixelis_fast.types import Sample
 
-ROW, MADE = "row.json", "made.json"
+LEARNED = "learned.json"
 ABLATIONS = {
     "without KL to EMA": "safety",
     "answer majority only": "vote",
@@ -54,7 +61,7 @@ class ArmTask:
     """One row of the table for one seed."""
 
     name: str
-    run: Callable[[], dict[str, Any]]
+    run: Callable[[], Row]
 
 
 class Reproduction:
@@ -66,17 +73,34 @@ class Reproduction:
 
     def __init__(self, out: Path, budget: Budget) -> None:
         self.out, self.budget = out, budget
-        out.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self.rows = RowFolder(out, budget)
 
-    def run(self, *, on_row: Callable[[dict[str, Any]], None] = lambda row: None) -> list[dict]:
-        """Every row: {"arm", "seed", columns …}."""
-        rows = []
+    def run(
+        self,
+        *,
+        arms: Collection[str] | None = None,
+        on_row: Callable[[list[Row]], None] = lambda rows: None,
+    ) -> list[Row]:
+        """Every row: {"arm", "seed", columns …}; `on_row` gets those there are after each.
+
+        ValueError where the folder is of another budget.
+        """
+        self.rows.claim()
+        rows: list[Row] = []
         for seed in self.budget.seeds:
             for task in self.tasks(seed):
-                rows.append(self._row(task, seed))
-                on_row(rows[-1])
+                if arms is None or task.name in arms:
+                    rows.append(self.rows.row(task.name, seed, task.run))
+                    on_row(rows)
         return rows
+
+    def collect(self, *, arms: Collection[str] | None = None) -> list[Row]:
+        """The rows that are there already, and nothing made."""
+        return self.rows.found(name for name in self.arms() if arms is None or name in arms)
+
+    def arms(self) -> list[str]:
+        """All that the budget has, in the table's order."""
+        return [task.name for task in self.tasks(self.budget.seeds[0])]
 
     def tasks(self, seed: int) -> Iterator[ArmTask]:
         yield ArmTask("no tools", partial(self._no_tools, seed))
@@ -94,71 +118,81 @@ class Reproduction:
             arm = f"ttrl, {hardest.kind}, {name}"
             yield ArmTask(arm, partial(self._ttrl, seed, arm, hardest, without))
 
-    def _row(self, task: ArmTask, seed: int) -> dict[str, Any]:
-        path = self._folder(seed, task.name) / ROW
-        if not path.is_file():
-            found = {"arm": task.name, "seed": seed} | task.run()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(found, indent=1))
-            draft.replace(path)
-        return json.loads(path.read_text())
-
-    def _no_tools(self, seed: int) -> dict[str, Any]:
+    def _no_tools(self, seed: int) -> Row:
         self._prepare("direct")
         out = self._folder(seed, "no tools")
         ground = self._grounded(seed, LossConfig())
         config = direct_config(self._data, ground, out, self.budget, seed=seed)
-        return self._measured(once(out, lambda: sft.main(config)), seed, tools=False)
+        policy = once(out, lambda: sft.main(config))
+        return self._measured(policy, seed, "no tools", tools=False)
 
-    def _sft(self, seed: int) -> dict[str, Any]:
-        return self._measured(self._sft_policy(seed), seed)
+    def _sft(self, seed: int) -> Row:
+        return self._measured(self._sft_policy(seed), seed, "sft")
 
-    def _uniform_sft(self, seed: int) -> dict[str, Any]:
-        policy = self._chains(seed, "sft, uniform weights, no heads", UNIFORM)
-        return self._measured(policy, seed)
+    def _uniform_sft(self, seed: int) -> Row:
+        arm = "sft, uniform weights, no heads"
+        return self._measured(self._chains(seed, arm, UNIFORM), seed, arm)
 
-    def _rft(self, seed: int, arm: str) -> dict[str, Any]:
-        return self._measured(self._rft_policy(seed, arm), seed)
+    def _rft(self, seed: int, arm: str) -> Row:
+        return self._measured(self._rft_policy(seed, arm), seed, arm)
 
-    def _frozen(self, seed: int, shift: ShiftConfig) -> dict[str, Any]:
-        return self._measured(self._rft_policy(seed, "cc-rft"), seed, shift=shift)
+    def _frozen(self, seed: int, shift: ShiftConfig) -> Row:
+        policy = self._rft_policy(seed, "cc-rft")
+        return self._measured(policy, seed, f"frozen, {shift.kind}", shift=shift)
 
-    def _ttrl(
-        self, seed: int, arm: str, shift: ShiftConfig | None, without: str = ""
+    def _ttrl(self, seed: int, arm: str, shift: ShiftConfig | None, without: str = "") -> Row:
+        """Learns from the stream, then answers the questions that all arms answer."""
+        out = self._folder(seed, arm)
+        agent = agent_for(self._rft_policy(seed, "cc-rft"), budget=self.budget, seed=seed)
+        config = ttrl_config(out / "run", self.budget, seed=seed, without=without)
+        with agent.loop:
+            found = self._learned(agent, config, out, shift)
+            asked = questions_of_test(self.budget.test, shift=shift)
+            row = measure(agent, asked, out, title=arm).to_json()
+        return row | {"ttrl": found}
+
+    def _learned(
+        self, agent: Agent, config: TtrlConfig, out: Path, shift: ShiftConfig | None
     ) -> dict[str, Any]:
-        """Learns from the stream, then answers the questions that all arms answer.
+        """What the stream came to; the agent serves what was learned.
 
         A stream that was cut is learned anew: a row is of all its events.
         """
-        out = self._folder(seed, arm)
-        shutil.rmtree(out / "run", ignore_errors=True)
-        policy = self._rft_policy(seed, "cc-rft")
-        agent = agent_for(policy, threads=self.budget.threads, seed=seed)
-        config = ttrl_config(out / "run", self.budget, seed=seed, without=without)
-        queries, samples = self.budget.ttrl_queries, []
+        note = out / LEARNED
+        if note.is_file():
+            # Without a sample nothing is learned: the newest snapshot is served again.
+            list(learn_from(agent, config, ()))
+            return json.loads(note.read_text())
+        for stale in (Path(config.out), out / ANSWERS):
+            remove(stale)
+        queries, samples = self.budget.ttrl_queries, list[Sample]()
 
-        def noted() -> Iterator[Any]:
+        def noted() -> Iterator[Sample]:
             for sample in stream(
                 agent, out / "media", queries, shift=shift, adversarial=shift is not None
             ):
                 samples.append(sample)
                 yield sample
 
-        with agent.loop:
-            learning = learn_from(agent, config, noted())
-            events = list(track(learning, f"{arm}, learning", total=queries))
-            asked = questions_of_test(self.budget.test, shift=shift)
-            row = measure(agent, asked, out / "media", title=arm).to_json()
-        found = learned(events, samples, corridor_high=config.corridor.high)
-        return row | {"ttrl": asdict(found)}
+        learning = learn_from(agent, config, noted())
+        events = list(track(learning, f"{out.name}, learning", total=queries))
+        found = asdict(learned(events, samples, corridor=config.corridor))
+        write_whole(note, json.dumps(found, indent=1))
+        return found
 
     def _measured(
-        self, policy: Path, seed: int, *, tools: bool = True, shift: ShiftConfig | None = None
-    ) -> dict[str, Any]:
-        agent = agent_for(policy, threads=self.budget.threads, seed=seed)
+        self,
+        policy: Path,
+        seed: int,
+        arm: str,
+        *,
+        tools: bool = True,
+        shift: ShiftConfig | None = None,
+    ) -> Row:
+        agent = agent_for(policy, budget=self.budget, seed=seed)
         asked = questions_of_test(self.budget.test, shift=shift)
-        return measure(agent, asked, self.out / "media", tools=tools).to_json()
+        folder = self._folder(seed, arm)
+        return measure(agent, asked, folder, tools=tools, title=arm).to_json()
 
     def _grounded(self, seed: int, loss: LossConfig) -> Path:
         self._prepare("grounding")
@@ -196,22 +230,12 @@ class Reproduction:
         return self.out / "data"
 
     def _folder(self, seed: int, arm: str) -> Path:
-        return self.out / f"seed-{seed}" / arm.replace(", ", "-").replace(" ", "-")
-
-    def _claim(self) -> None:
-        """ValueError where the folder is of another budget."""
-        path = self.out / "budget.json"
-        wanted = json.loads(json.dumps(asdict(self.budget)))
-        wanted.pop("threads")
-        if path.is_file() and (found := json.loads(path.read_text())) != wanted:
-            raise ValueError(f"{path}: expected the budget {wanted}, got {found}")
-        path.write_text(json.dumps(wanted, indent=1))
+        return self.rows.folder(seed, arm)
 
 
-def once(folder: Path, make: Callable[[], Path]) -> Path:
-    """What `make` gave when it last ran to its end in this folder; else it runs."""
-    note = folder / MADE
-    if not note.is_file():
-        made = make()
-        note.write_text(json.dumps({"made": str(made.relative_to(folder))}))
-    return folder / json.loads(note.read_text())["made"]
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pixelis_fast.agent import Agent
+from pixelis_fast.corridor import CorridorConfig
 from pixelis_fast.data.shift import ShiftConfig
+from pixelis_fast.eval.metrics import mean_or_none
 from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
 from pixelis_fast.reproduce.measure import Question
 from pixelis_fast.scoring import answer_score
@@ -48,19 +50,21 @@ def stream(
 class Learned:
     """What a stream of events amounts to."""
 
-    vote_accuracy: float
-    """Of the votes that did not abstain."""
+    vote_accuracy: float | None
+    """Of the votes that did not abstain; None where all did."""
     abstained: float
     updates: int
     published: int
     kl_median: float | None
     in_corridor: float | None
-    """Share of published updates whose KL lies at or below the corridor's top."""
+    """Share of published updates whose KL lies in the corridor."""
+    below_top: float | None
+    """Share at or below its top: also those too small to reach its bottom."""
     seconds_per_update: float | None
 
 
 def learned(
-    events: Sequence[TtrlEvent], samples: Sequence[Sample], *, corridor_high: float
+    events: Sequence[TtrlEvent], samples: Sequence[Sample], *, corridor: CorridorConfig
 ) -> Learned:
     pairs = [
         (event, sample)
@@ -76,11 +80,12 @@ def learned(
     kls = [kl for kl in published if kl is not None]
     seconds = [e.seconds["update"] for e in events if "update" in e.seconds]
     return Learned(
-        vote_accuracy=float(np.mean(voted)) if voted else 0.0,
+        vote_accuracy=float(np.mean(voted)) if voted else None,
         abstained=1 - len(voted) / len(pairs),
         updates=sum(event.status in UPDATED for event in events),
         published=len(published),
         kl_median=float(np.median(kls)) if kls else None,
-        in_corridor=float(np.mean([kl <= corridor_high for kl in kls])) if kls else None,
+        in_corridor=mean_or_none(corridor.low <= kl <= corridor.high for kl in kls),
+        below_top=mean_or_none(kl <= corridor.high for kl in kls),
         seconds_per_update=float(np.median(seconds)) if seconds else None,
     )

@@ -1,17 +1,20 @@
-"""Rows of all seeds -> the table and the goals: means, 95 % intervals, what was reached."""
+"""Rows of all seeds -> the table: means and 95 % intervals, and what they rest on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-import numpy as np
 from rich.table import Table
 
+from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.eval.intervals import t_interval
+from pixelis_fast.reproduce.budget import Budget
+from pixelis_fast.reproduce.goals import Goal, Goals
+from pixelis_fast.reproduce.rows import Row
 
-Row = dict[str, Any]
 COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "accuracy": ("accuracy %", lambda row: 100 * row["accuracy"]),
     "visfid": ("VisFid", lambda row: row["visfid"]),
@@ -23,16 +26,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "corridor": ("in corridor %", lambda row: times(100, row.get("ttrl", {}).get("in_corridor"))),
     "latency": ("latency s", lambda row: row["latency_s"]),
 }
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One promise and what was found."""
-
-    goal: str
-    target: float
-    value: float | None
-    met: bool
+GOAL_TITLES = ("goal", "wanted", "measured", "holds", "rests on")
 
 
 def times(factor: float, value: float | None) -> float | None:
@@ -48,74 +42,74 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Mean and half of the interval's width; a lone seed has no interval and says so."""
+    """Mean and half of the interval's width; says where it rests on fewer seeds than the row."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
+    fewer = f" ({len(known)} of {len(values)})" if 1 < len(known) < len(values) else ""
     if len(known) == 1:
         return f"{known[0]:.2f} (1 seed)"
     interval = t_interval(known)
-    return f"{interval.mean:.2f} ± {(interval.high - interval.low) / 2:.2f}"
+    return f"{interval.mean:.2f} ± {(interval.high - interval.low) / 2:.2f}{fewer}"
 
 
-def as_table(rows: Sequence[Row]) -> Table:
-    table = Table("arm", *(title for title, _ in COLUMNS.values()))
-    for arm, found in by_arm(rows).items():
-        table.add_row(arm, *(cell([of(row) for row in found]) for _, of in COLUMNS.values()))
-    return table
+def titles() -> list[str]:
+    return ["arm", "seeds", *(title for title, _ in COLUMNS.values())]
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    titles = ["arm", *(title for title, _ in COLUMNS.values())]
-    lines = [titles, ["---", *("---:" for _ in COLUMNS)]]
-    for arm, found in by_arm(rows).items():
-        lines.append([arm, *(cell([of(row) for row in found]) for _, of in COLUMNS.values())])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def cells(rows: Sequence[Row], budget: Budget) -> list[list[str]]:
+    """A line per arm, with how many of the budget's seeds it has."""
+    return [
+        [
+            arm,
+            f"{len(found)} of {len(budget.seeds)}",
+            *(cell([of(row) for row in found]) for _, of in COLUMNS.values()),
+        ]
+        for arm, found in by_arm(rows).items()
+    ]
 
 
-def goals(rows: Sequence[Row]) -> list[Goal]:
-    """Those of the method's claims; of arms that were measured."""
-    arms = by_arm(rows)
-    found: list[Goal] = []
-    sft, rft, bare = mean(arms, "sft"), mean(arms, "cc-rft"), mean(arms, "no tools")
-    if sft is not None and bare is not None:
-        found.append(at_least("sft accuracy, %", 70, 100 * sft))
-        found.append(at_least("sft over no tools, points", 35, 100 * (sft - bare)))
-    if sft and rft is not None:
-        found.append(at_least("cc-rft over sft, relative %", 4, 100 * (rft - sft) / sft))
-        longer, shorter = mean(arms, "sft", "length"), mean(arms, "cc-rft", "length")
-        if longer and shorter is not None:
-            found.append(at_least("cc-rft's chains shorter, %", 25, 100 * (1 - shorter / longer)))
-    found += shift_goals(arms)
-    return found
+def goals(rows: Sequence[Row], budget: Budget) -> list[Goal]:
+    return Goals(rows, seeds=budget.seeds, shifts=budget.shifts).all()
 
 
-def shift_goals(arms: dict[str, list[Row]]) -> list[Goal]:
-    """Of test-time learning: mean gain over all shifts, corridor, error of what was voted."""
-    kinds = [name.removeprefix("frozen, ") for name in arms if name.startswith("frozen, ")]
-    kinds = [kind for kind in kinds if f"ttrl, {kind}" in arms]
-    if not kinds:
-        return []
-    before = float(np.mean([row["accuracy"] for kind in kinds for row in arms[f"frozen, {kind}"]]))
-    after = float(np.mean([row["accuracy"] for kind in kinds for row in arms[f"ttrl, {kind}"]]))
-    gain = 100 * (after - before)
-    found = [at_least("ttrl over frozen under shift, points", 3.5, gain)]
-    learned = [row["ttrl"] for kind in kinds for row in arms[f"ttrl, {kind}"]]
-    inside = [row["in_corridor"] for row in learned if row["in_corridor"] is not None]
-    if inside:
-        found.append(at_least("published inside the corridor, %", 99, 100 * float(np.mean(inside))))
-    frozen = 1 - before
-    voted = 1 - float(np.mean([row["vote_accuracy"] for row in learned]))
-    if frozen > 0:
-        cut = 100 * (frozen - voted) / frozen
-        found.append(at_least("error at selection down by vote, relative %", 15, cut))
-    return found
+def goal_cells(found: Sequence[Goal]) -> list[list[str]]:
+    return [
+        [
+            goal.goal,
+            f"{goal.target:g}",
+            "not measured" if goal.value is None else f"{goal.value:.1f}",
+            "yes" if goal.met else "no",
+            goal.rests_on,
+        ]
+        for goal in found
+    ]
 
 
-def mean(arms: dict[str, list[Row]], arm: str, column: str = "accuracy") -> float | None:
-    values = [row[column] for row in arms.get(arm, []) if row[column] is not None]
-    return float(np.mean(values)) if values else None
+def as_tables(rows: Sequence[Row], budget: Budget) -> tuple[Table, Table]:
+    """For the terminal: the arms, the goals."""
+    arms, promises = Table(*titles()), Table(*GOAL_TITLES)
+    for line in cells(rows, budget):
+        arms.add_row(*line)
+    for line in goal_cells(goals(rows, budget)):
+        promises.add_row(*line)
+    return arms, promises
 
 
-def at_least(goal: str, target: float, value: float) -> Goal:
-    return Goal(goal, target, value, value >= target)
+def as_markdown(rows: Sequence[Row], budget: Budget) -> str:
+    found = goal_cells(goals(rows, budget))
+    return "\n\n".join(
+        (in_markdown(titles(), cells(rows, budget)), in_markdown(GOAL_TITLES, found))
+    )
+
+
+def in_markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in heads[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
+
+
+def save(rows: Sequence[Row], budget: Budget, out: Path) -> None:
+    """table.md and rows.json of what is measured so far."""
+    found = [asdict(goal) for goal in goals(rows, budget)]
+    write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
+    write_whole(out / "rows.json", json.dumps({"rows": list(rows), "goals": found}, indent=1))

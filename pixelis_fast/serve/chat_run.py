@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
 from pixelis_fast.conversation import Conversation
-from pixelis_fast.loop import Event, QueueFullError, Request, Tokens
+from pixelis_fast.loop import Event, LoopClosedError, QueueFullError, Request, Tokens
 from pixelis_fast.serve.admission import Place
 from pixelis_fast.serve.chat_choice import Choice
 from pixelis_fast.serve.chat_request import ChatRequest
@@ -142,7 +142,10 @@ class ChatRun:
             raise _refusal(refused) from refused
 
     def _submit_each(self, request: Request) -> Exception | None:
-        """In a thread, one after the other: the members of a group find each other."""
+        """In a thread, one after the other: the members of a group find each other.
+
+        What refused one is given back, not raised: those before it run and are waited for first.
+        """
         for choice in self.choices:
             if self._is_cancelled:
                 break
@@ -277,11 +280,11 @@ class ChatRun:
 
 
 def _refusal(error: Exception) -> Exception:
-    """Why the loop took no request, as an answer."""
+    """Why the loop took no request, as an answer; anything else is an error of the server."""
     if isinstance(error, QueueFullError):
         return busy(f"server: {error}", retry_after_s=1.0)
     if isinstance(error, ValueError):
         return ApiError(f"messages: {error}", param="messages")
-    if isinstance(error, RuntimeError):
+    if isinstance(error, LoopClosedError):
         return ApiError(f"server: {error}", status=503, code="not_running")
     return error

@@ -32,6 +32,7 @@ PATIENCE_S = 2.0
 POLL_S = 0.01
 NICE = 10
 """Added to the learner thread's niceness, so that a busy core is the requests'."""
+NICEST = 19
 
 
 @dataclass
@@ -61,6 +62,8 @@ class ServingLearner:
         self._queue: queue.Queue[tuple[Sample, str] | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="ttrl", daemon=True)
         self._is_closing = False
+        self._hearing = threading.Lock()
+        """Between `hear` and whoever stops it: what is heard is seen by the last release."""
         self._stats = LearningStats()
 
     def stats(self) -> LearningStats:
@@ -69,13 +72,18 @@ class ServingLearner:
 
     def hear(self, trajectory: Trajectory, tenant: str) -> None:
         """Called while the request still holds its media; never waits."""
-        if trajectory.status is not RolloutStatus.ANSWERED or self._is_closing:
+        if trajectory.status is not RolloutStatus.ANSWERED:
             return
-        media = [each.id for each in trajectory.sample.media]
+        with self._hearing:
+            if not self._is_closing:
+                self._take_in(trajectory.sample, tenant or TENANT)
+
+    def _take_in(self, sample: Sample, tenant: str) -> None:
+        media = [each.id for each in sample.media]
         self._service.ledger.hold(media)
         self._stats.heard += 1
         try:
-            self._queue.put_nowait((trajectory.sample, tenant or TENANT))
+            self._queue.put_nowait((sample, tenant))
         except queue.Full:
             self._stats.forgotten += 1
             self._service.ledger.release(media)
@@ -88,23 +96,20 @@ class ServingLearner:
 
     def __exit__(self, *error: object) -> None:
         """After the query at hand; what waits is forgotten."""
-        self._is_closing = True
         self._service.listeners.remove(self.hear)
-        self._release_waiting()
+        self._stop_hearing()
         self._queue.put(None)
         self._thread.join()
-        self._release_waiting()
 
     def _run(self) -> None:
-        stand_back()
         try:
+            stand_back()
             while (heard := self._queue.get()) is not None:
                 self._step(*heard)
         except Exception:
             LOG.exception("learner: stopped; the server goes on with what it has published")
             self._stats.failed = 1
-            self._is_closing = True
-            self._release_waiting()
+            self._stop_hearing()
 
     def _step(self, sample: Sample, tenant: str) -> None:
         try:
@@ -121,7 +126,10 @@ class ServingLearner:
         while self._service.admission.num_inside and time.monotonic() < end_s:
             time.sleep(POLL_S)
 
-    def _release_waiting(self) -> None:
+    def _stop_hearing(self) -> None:
+        """From here on the queue only empties."""
+        with self._hearing:
+            self._is_closing = True
         while True:
             try:
                 heard = self._queue.get_nowait()
@@ -134,7 +142,9 @@ class ServingLearner:
 def stand_back() -> None:
     """This thread computes alone, and only what a busy core has left."""
     torch.set_num_threads(1)
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    thread = threading.get_native_id()
+    niceness = os.getpriority(os.PRIO_PROCESS, thread)
+    os.setpriority(os.PRIO_PROCESS, thread, min(NICEST, niceness + NICE))
 
 
 @contextmanager
@@ -147,6 +157,8 @@ def learning(
         make_app(agent, ServeConfig(), beside=partial(learning, config=TtrlConfig(out="runs/live")))
     """
     agent = service.agent
+    # Never let go: a client that sends the same picture would take it away with its request.
+    service.ledger.hold([media.id for sample in canary for media in sample.media])
     with (
         open_memory(agent, config) as memory,
         TtrlLearner(config, parts_of(agent, config, memory, canary=canary)) as learner,

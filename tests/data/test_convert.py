@@ -193,7 +193,7 @@ def test_deepeyes_pictures_may_be_bytes(folder):
 
 
 def test_deepeyes_parquet(folder):
-    pyarrow = pytest.importorskip("pyarrow", reason="only parquet needs it")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, as parquet files do")
     from pyarrow import parquet
 
     content = (folder / "picture.png").read_bytes()
@@ -300,6 +300,69 @@ def test_boxes_outside_or_inside_out_are_errors(folder):
         row = {"message_list": [shown("Which?", "picture.png"), said("", **crop(box))]}
         with pytest.raises(RowError, match="item 0: box: expected"):
             converted(folder, "pixel-reasoner", [row])
+
+
+def test_a_link_to_a_picture_is_followed(folder):
+    """As the Hugging Face cache has its files: relative links into another folder."""
+    (folder / "cache").mkdir()
+    (folder / "cache/linked.png").symlink_to("../picture.png")
+    row = {**GENERIC, "media": ["cache/linked.png"]}
+    [record] = converted(folder, "generic", [row]).records
+    kept = folder / "out" / record.media[0]
+    assert not kept.is_symlink()
+    assert kept.read_bytes() == (folder / "picture.png").read_bytes()
+
+
+def test_a_copy_that_was_cut_is_no_media(folder, monkeypatch):
+    def no_links(*given, **named):
+        raise OSError("another disk")
+
+    def cut(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pixelis_fast.data.convert_media.os.link", no_links)
+    with monkeypatch.context() as patch:
+        patch.setattr("pixelis_fast.data.convert_media.shutil.copyfile", cut)
+        with pytest.raises(KeyboardInterrupt):
+            converted(folder, "generic", [GENERIC])
+    [record] = converted(folder, "generic", [GENERIC]).records
+    kept = folder / "out" / record.media[0]
+    assert kept.read_bytes() == (folder / "picture.png").read_bytes()
+
+
+def test_an_answer_that_is_a_box_is_in_units_too(folder):
+    boxed = {**GENERIC, "answer_kind": "box", "answer": "[400, 0, 800, 200]"}
+    shares = {**boxed, "id": "g2", "coordinates": "shares", "answer": "[0.5, 0, 1, 0.5]"}
+    shares["steps"] = []
+    units = {**shares, "id": "g3", "coordinates": "units", "answer": "[500, 0, 1000, 500]"}
+    found = converted(folder, "generic", [boxed, shares, units]).records
+    assert [record.answer for record in found] == ["[500, 0, 1000, 500]"] * 3
+    for answer in ("[400, 0, 800]", "left", '["a", 1, 2, 3]'):
+        with pytest.raises(RowError, match="item 0: answer: expected four numbers"):
+            converted(folder, "generic", [{**boxed, "answer": answer}])
+    two = {**boxed, "media": ["picture.png", "picture.png"]}
+    with pytest.raises(RowError, match="answer: expected units, or one picture"):
+        converted(folder, "generic", [two])
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"arguments": {"media": 0, "box": 7}}, r"steps\[0\]: box: expected four numbers, got 7"),
+        ({"arguments": {"media": 0, "box": [1, 2, "a", 4]}}, r"steps\[0\]: box: expected four"),
+        ({"arguments": {"media": 0, "point": [1]}}, r"steps\[0\]: point: expected two numbers"),
+        ({"arguments": {"media": 0, "point": None}}, r"steps\[0\]: point: expected two numbers"),
+        (
+            {"arguments": {"media": 0, "box": [0, 0, 9, 9]}, "observation": {"view": 1}},
+            r"steps\[0\]: observation: expected text",
+        ),
+    ],
+)
+def test_broken_steps_are_named(folder, step, message):
+    row = {**GENERIC, "steps": [{"tool": "segment", **step}]}
+    with pytest.raises(RowError, match=message):
+        converted(folder, "generic", [row])
 
 
 def test_repeated_ids_are_an_error(folder):

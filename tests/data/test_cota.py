@@ -32,6 +32,9 @@ RECORD = CotaRecord(
 )
 
 
+CALL = {"operation": "read_text", "arguments": {"media": 0}}
+
+
 def test_a_record_comes_back_as_it_was(tmp_path):
     path = tmp_path / "records.jsonl"
     write_records(path, [RECORD, RECORD])
@@ -45,6 +48,15 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         ({"difficulty": 3}, "difficulty: expected 0..1, got 3"),
         ({"media": []}, "expected media"),
         ({"answer_kind": "poem"}, "poem"),
+        ({"answer": 24}, "answer: expected text, got 24"),
+        ({"question": None}, "question: expected text, got None"),
+        ({"media": "a.png"}, "media: expected a list of texts, got 'a.png'"),
+        ({"answer_thought": 3}, "answer_thought: expected text, got 3"),
+        ({"turns": [{"thought": 1, "call": CALL}]}, "thought: expected text, got 1"),
+        (
+            {"turns": [{"thought": "", "call": CALL, "observation": {"a": 1}}]},
+            "observation: expected text",
+        ),
         ({"turns": [{"thought": "", "call": {"operation": "fly", "arguments": {}}}]}, "fly"),
         (
             {"turns": [{"thought": "", "call": {"operation": "zoom", "arguments": {"media": 0}}}]},

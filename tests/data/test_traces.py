@@ -107,7 +107,10 @@ def test_weights_follow_roles_and_leave_traps_out(builder, sample):
 
 def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
     built = builder.build(sample, TURNS, answer="24")
-    labels = np.arange(216).reshape(36, 6)
+    grid = agent.views.grid_thw(sample.media[0])
+    rows, columns = grid[1] // 2, grid[2] // 2
+    count = rows * columns
+    labels = np.arange(count * 6).reshape(count, 6)
     with PreparedWriter(tmp_path, header={"policy": "p"}, patch=PatchShape()) as out:
         example = Example(built, (True, True, True), "count", 0.5)
         known = {sample.media[0].id: labels}
@@ -129,8 +132,14 @@ def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
         torch.testing.assert_close(one.patches_PK, other.patches_PK, atol=1e-6, rtol=0)
     crop = next(s.media_id for s in built.spans if s.media_id != sample.media[0].id)
     found = labels_of(data, [crop, sample.media[0].id], 2, 2)
-    assert (found[:-36] == -100).all()
-    assert torch.equal(found[-36:], torch.from_numpy(labels))
+    assert (found.kinds_ML[:-count] == UNKNOWN).all()
+    assert (found.boxes_M4[:-count] < 0).all()
+    assert torch.equal(found.kinds_ML[-count:], torch.from_numpy(labels[:, :2]))
+    torch.testing.assert_close(
+        found.boxes_M4[-count:], torch.from_numpy(labels[:, 2:]).float() / 1000
+    )
+    second = found.cells_M4[-count + 1].tolist()
+    assert second == pytest.approx([1.5 / columns, 0.5 / rows, 1 / columns, 1 / rows])
 
 
 def test_a_torn_line_is_cut_and_writing_goes_on(agent, builder, sample, tmp_path):

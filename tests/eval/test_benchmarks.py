@@ -145,7 +145,7 @@ def test_broken_files(text, tmp_path):
 
 
 def test_parquet_as_json_lines(folder, tmp_path):
-    pytest.importorskip("pyarrow", reason="only parquet needs it")
+    pytest.importorskip("pyarrow", reason="needs pyarrow, as parquet files do")
     import pyarrow
     import pyarrow.parquet
 

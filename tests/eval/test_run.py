@@ -97,6 +97,14 @@ def test_figures_of_both_arms(finished):
     assert sum(ours["statuses"].values()) == 3
 
 
+def test_answers_have_what_coherence_is_measured_by(finished):
+    assert not ROLLOUT.embeddings
+    entries = Journal(finished[0] / "with <tools>/answers.jsonl").entries()
+    steps = [step for entry in entries for step in entry.trajectory.steps]
+    assert all(step.embedding for step in steps)
+    assert max(len(step.embedding) for step in steps) <= ROLLOUT.max_steps + 1
+
+
 def test_the_report_needs_nothing_else_and_escapes_all_text(finished):
     page = (finished[0] / "report.html").read_text()
     assert "&lt;b&gt;disks&lt;/b&gt; &amp; signs?" in page
@@ -158,6 +166,16 @@ def test_seeds_give_an_interval(samples, tmp_path):
     assert entries[0].trajectory.ids != entries[3].trajectory.ids
 
 
+def test_greedy_arms_have_one_seed(samples, tmp_path):
+    greedy = replace(UNIT, rollout=replace(ROLLOUT, sampling=Sampling()))
+    arms = (ARMS[0], Arm("greedy", greedy))
+    with pytest.raises(ValueError, match="seeds: expected one for the greedy arm greedy, got 2"):
+        config_of(samples, tmp_path, arms=arms, plan=Plan(seeds=(0, 1)))
+    call_sampling = replace(greedy.rollout, call_sampling=Sampling(temperature=1.0))
+    drawn = Arm("calls are drawn", replace(greedy, rollout=call_sampling))
+    config_of(samples, tmp_path, arms=(drawn,), plan=Plan(seeds=(0, 1)))
+
+
 def test_a_benchmark_runs(tmp_path):
     folder = releases.vstar(tmp_path / "vstar")
     config = EvalConfig(out=tmp_path / "out", arms=ARMS, benchmark="vstar", folder=folder, limit=1)
@@ -194,6 +212,9 @@ def test_plain_samples_are_a_file_too(tmp_path):
     assert case.score(None) == 0
     releases.put_lines(tmp_path / "rows.jsonl", [{**row, "answer": None}])
     with pytest.raises(ValueError, match=r"rows.jsonl:1: answer: expected a value"):
+        file_cases(tmp_path / "rows.jsonl")
+    releases.put_lines(tmp_path / "rows.jsonl", [row, {**row, "answer": "right"}])
+    with pytest.raises(ValueError, match=r"rows.jsonl: expected each id once, got a 2 times"):
         file_cases(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(ValueError, match="expected at least one sample"):

@@ -96,7 +96,9 @@ def test_trajectories_are_held_against_their_samples():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_as_trackeval_says(seed):
-    trackeval = pytest.importorskip("trackeval", reason="an oracle; pip install --no-deps")
+    trackeval = pytest.importorskip(
+        "trackeval", reason="needs trackeval: pip install --no-deps trackeval"
+    )
     rng = np.random.default_rng(seed)
     truth, found = random_scene(rng)
     data = as_trackeval(truth, found)

@@ -13,17 +13,19 @@ import pytest
 import torch
 
 from pixelis_fast.agent import AgentConfig
+from pixelis_fast.data.cota import FILE_NAME, CotaRecord, write_records
 from pixelis_fast.phases.rft import Ablation, main, rewards_without
 from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import LossConfig
 from pixelis_fast.phases.rft_run import RftRun
-from pixelis_fast.phases.rft_source import ShuffledSamples
+from pixelis_fast.phases.rft_source import PixelWorldSamples, RecordSamples, ShuffledSamples
 from pixelis_fast.policy.mismatch import MismatchError
 from pixelis_fast.policy.weights import load_policy
 from pixelis_fast.reward_stages import StagesConfig
 from pixelis_fast.rewards import RewardConfig, Stage
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.types import Sample, Trajectory
+from tests.media import picture
 from tests.rft_fixtures import Pictures, rft_config, unit_folder
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +96,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from pixelis_fast.phases.rft import main
+from tests.media import picture
 from tests.rft_fixtures import Pictures, rft_config
 
 class Killer(Pictures):
@@ -197,6 +200,61 @@ def test_stale_weights_are_noticed(policy, tmp_path):
         run.step()
 
 
+def test_another_seed_draws_otherwise(policy, tmp_path):
+    """Of the same questions; torch's generator on the CPU reads the lowest 32 bits of a seed."""
+    first, again, other = (
+        [t.ids for t in RftRun(rft_config(policy, tmp_path, seed=seed)).roll_out()]
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert all(one != another for one, another in zip(first, other, strict=True))
+
+
+def test_no_clock_decides_what_is_learned(policy, tmp_path):
+    config = rft_config(policy, tmp_path)
+    hasty = replace(config.agent.rollout, max_time_s=1e-3)
+    run = RftRun(replace(config, agent=replace(config.agent, rollout=hasty)))
+    row = run.step()
+    assert row["rollout/timed_out"] == 0.0
+    assert row["groups/used_trajectories"] > 0
+    late = RftRun(replace(config, max_time_s=1e-3))
+    assert late.step()["rollout/timed_out"] == 1.0
+
+
+def test_a_step_whose_every_rollout_failed_is_an_error(policy, tmp_path):
+    run = RftRun(rft_config(policy, tmp_path))
+
+    def broken(*_, **__):
+        raise RuntimeError("device: expected memory, got none")
+
+    run.agent.engine.extend = broken
+    with pytest.raises(RuntimeError, match=r"none of 16 .* device: expected memory, got none"):
+        run.step()
+    assert run.step_number == 0
+
+
+def test_media_that_no_later_step_needs_are_let_go(policy, tmp_path):
+    record = CotaRecord("coins", "", (str(picture("coins.png")),), "how many?", "24")
+    write_records(tmp_path / FILE_NAME, [record])
+    source = RecordSamples(tmp_path)
+    run = RftRun(replace(rft_config(policy, tmp_path / "out"), source=source))
+    tools = run.agent.tools
+    for _ in range(2):
+        [media] = source(0, tools).media
+        assert media.id in tools.store
+        run.step()
+        assert media.id not in tools.store
+
+
+def test_drawn_tasks_leave_nothing_behind(policy, tmp_path):
+    tools = RftRun(rft_config(policy, tmp_path / "out")).agent.tools
+    source = PixelWorldSamples(tmp_path / "media")
+    one, other = source(0, tools), source(1, tools)
+    assert not list((tmp_path / "media").iterdir())
+    source.release([one, one], tools)
+    assert [each.media[0].id in tools.store for each in (one, other)] == [False, True]
+
+
 def test_forwards_in_parts_add_up_to_one(policy, tmp_path):
     """Gradients of a mini-batch do not depend on how many forwards it took."""
     run = RftRun(rft_config(policy, tmp_path, task_reward=thirds))
@@ -243,7 +301,8 @@ def test_ablations_are_rewards():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"group": 1}, {"steps": 0}, {"temperature": 0.0}, {"lora_rank": -1}]
+    "wrong",
+    [{"group": 1}, {"steps": 0}, {"temperature": 0.0}, {"lora_rank": -1}, {"max_time_s": 0}],
 )
 def test_config_errors(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -253,6 +312,12 @@ def test_config_errors(wrong):
 def test_rollouts_without_the_grammar_are_refused():
     agent = AgentConfig(policy="unit", rollout=RolloutConfig(grammar=False, jump_ahead=False))
     with pytest.raises(ValueError, match="expected grammar"):
+        RftConfig(agent, Pictures(), out="x")
+
+
+def test_policies_for_decoding_only_are_refused():
+    agent = AgentConfig(policy="unit", dtype="bfloat16", int8=True)
+    with pytest.raises(ValueError, match="int8: expected False"):
         RftConfig(agent, Pictures(), out="x")
 
 

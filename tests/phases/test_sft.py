@@ -20,7 +20,7 @@ from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.prepared import Prepared
 from pixelis_fast.optimizer import OptimizerConfig
-from pixelis_fast.phases.sft import SftConfig, SftRun, main
+from pixelis_fast.phases.sft import SftConfig, SftRun, guide_weight, main
 from pixelis_fast.phases.sft_data import Curriculum, StepExamples
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS
@@ -183,3 +183,11 @@ def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(c
     assert [e.trajectory.ids for e in draw(3, 0.5)] == [e.trajectory.ids for e in draw(3, 0.5)]
     with pytest.raises(ValueError, match="grounding_until <= whole_from"):
         Curriculum(grounding_until=0.6, whole_from=0.3)
+
+
+def test_an_adapter_is_not_guided():
+    assert guide_weight(None, None) == 1.0
+    assert guide_weight(0.5, None) == 0.5
+    assert guide_weight(None, 8) == guide_weight(0.0, 8) == 0.0
+    with pytest.raises(ValueError, match="--guide: expected none beside an adapter"):
+        guide_weight(1.0, 8)

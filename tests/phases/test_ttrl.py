@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelis_fast.audit import read_events, verify
+from pixelis_fast import snapshots
+from pixelis_fast.audit import AuditLog, read_events, verify
 from pixelis_fast.corridor import CorridorConfig
 from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_state import load_state
@@ -22,7 +24,9 @@ from pixelis_fast.phases.ttrl_types import TtrlConfig, TtrlStatus
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import wait_for
+from pixelis_fast.types import Sample
 from pixelis_fast.voting import VoteKind, VotingConfig
+from tests.media import picture
 from tests.phases.ttrl_fixtures import VERSION, Bench, coins_of, fresh, unit_agent
 
 RATE = 1e-2
@@ -332,6 +336,17 @@ def test_a_log_is_summed_up(bench):
     assert found.update_s_median > 0
 
 
+def test_a_log_is_summed_up_from_where_it_begins(tmp_path):
+    """Somebody moved the log away: the next one begins with a resume."""
+    settings = TtrlConfig(out="run", corridor=CorridorConfig(low=0.05)).run_settings()
+    with AuditLog(tmp_path / "resumed.jsonl") as log:
+        log.append("resume", settings=settings)
+    assert summarize(tmp_path / "resumed.jsonl").num_queries == 0
+    AuditLog(tmp_path / "empty.jsonl").close()
+    with pytest.raises(ValueError, match="log: expected a learner's start or resume, got neither"):
+        summarize(tmp_path / "empty.jsonl")
+
+
 def test_other_settings_or_another_policy_do_not_resume(bench):
     learning = bench()
     learning.step(0)
@@ -341,6 +356,132 @@ def test_other_settings_or_another_policy_do_not_resume(bench):
     learning.agent.engine.publish("another")
     with pytest.raises(ValueError, match="resume: expected the policy 'unit#random-0'"):
         TtrlLearner(learning.config, learning.parts)
+
+
+def raising(error: BaseException):
+    def call(*arguments, **options):
+        raise error
+
+    return call
+
+
+BREAKS = {
+    "gradient": ("updater", "_loss"),
+    "drift": ("updater.controller", "observe"),
+    "probes": ("updater.probes", "add"),
+    "canary": ("learner.versions", "_canary"),
+    "publish": ("parts.publisher", "publish"),
+}
+
+
+@pytest.mark.parametrize("part", BREAKS)
+def test_an_update_that_breaks_off_is_undone_and_never_saved(bench, monkeypatch, part):
+    """Ctrl-C, or memory that runs out: what passed neither corridor nor canary is not kept."""
+    learning = bench(canary=True)
+    learning.step(0)
+    prints, moments = learning.updater.bank.fingerprint(), learning.updater.state()["optimizer"]
+    moments = str(moments)
+    place, name = BREAKS[part]
+    with monkeypatch.context() as patch:
+        whose = operator.attrgetter(place)(learning)
+        patch.setattr(whose, name, raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            learning.step(1)
+    assert learning.updater.bank.fingerprint() == prints == served(learning).fingerprint()
+    assert str(learning.updater.state()["optimizer"]) == moments
+    assert all(p.grad is None for p in learning.updater.bank.parameters())
+    learning.close()
+    resumed = bench(canary=True)
+    assert resumed.updater.bank.fingerprint() == prints == served(resumed).fingerprint()
+    assert resumed.learner.num_queries == 1
+    assert resumed.step(1).status is TtrlStatus.PUBLISHED
+
+
+def test_queries_whose_update_broke_off_are_asked_again(bench, monkeypatch):
+    learning = bench(queries_per_update=2)
+    for number in range(3):
+        learning.step(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning.updater, "_loss", raising(MemoryError("no room")))
+        with pytest.raises(MemoryError):
+            learning.step(3)
+    learning.close()
+    assert bench(queries_per_update=2).learner.num_queries == 2
+
+
+def test_a_query_that_waits_for_its_update_needs_its_media_no_more(bench):
+    """A server lets them go once the query is answered."""
+    learning = bench(queries_per_update=2)
+    agent = learning.agent
+    media = (agent.tools.add_media(picture("coffee.png")),)
+    first = Sample("coffee-0", media, "How many cups?")
+    assert learning.learner.step(first, tenant="lab").status is TtrlStatus.WAITING
+    agent.tools.store.forget(media[0].id)
+    assert learning.step(1).status is TtrlStatus.PUBLISHED
+    shown = {span.media_id for t in learning.updater.probes.trajectories for span in t.spans}
+    assert set(learning.updater.probes.state()["patches"]) == shown
+
+
+def test_a_canary_that_could_not_run_is_no_measure(bench, monkeypatch):
+    """Neither of the candidate nor, for ever after, of what learning began with."""
+    learning = bench(canary=True)
+    canary, tools = learning.parts.canary, learning.agent.tools
+    run = canary._run
+
+    def run_without_tools(samples, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(tools, "submit", raising(RuntimeError("the tools are gone")))
+            return run(samples, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(canary, "_run", run_without_tools)
+        event = learning.step(0)
+    assert event.status is TtrlStatus.REFUSED
+    assert "2 of 2 failed" in event.reason
+    assert "the tools are gone" in event.reason
+    learning.run.canary = "7"
+    assert "accuracy fell by 1.000" in learning.step(1).reason
+
+
+def test_a_group_that_nobody_votes_in_says_why(bench, monkeypatch):
+    learning = bench()
+    monkeypatch.setattr(learning.agent.tools, "submit", raising(RuntimeError("the tools are gone")))
+    event = learning.step(0)
+    assert event.status is TtrlStatus.ABSTAINED
+    assert "4 of 4 failed" in event.reason
+    assert "the tools are gone" in event.reason
+
+
+def test_a_kill_while_it_saves_leaves_the_snapshot_before(bench, monkeypatch):
+    learning = bench(keep_snapshots=1)
+    learning.step(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots.os, "replace", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            learning.learner.close()
+    assert load_state(learning.config)["num_queries"] == 1
+    learning.close()
+    found = Path(learning.config.out) / "snapshots"
+    assert len(snapshots.snapshots(found)) == 1
+
+
+def test_only_a_budget_counts_tenants(bench):
+    """A server's tenants come and go by the thousand."""
+    learning = bench()
+    for number in range(2):
+        learning.step(number, tenant=f"tenant {number}")
+    assert load_state(learning.config)["tenant_updates"] == {}
+
+
+def test_it_learns_from_the_base_alone(bench, tmp_path):
+    """A fresh bank beside a bank that is served would be another policy than the one it trains."""
+    learning = bench()
+    learning.step(0)
+    learning.close()
+    with pytest.raises(ValueError, match=r"got .*ttrl-1.*publish.*random-0"):
+        bench(folder=tmp_path / "another", beside=True)
+    learning.agent.engine.publish(VERSION)
+    assert bench(folder=tmp_path / "third", beside=True).step(1).status is TtrlStatus.PUBLISHED
 
 
 def test_killed_it_goes_on(bench, tmp_path):

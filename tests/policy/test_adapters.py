@@ -86,7 +86,7 @@ def test_files_hold_hugging_faces_modules(policy, batch, tmp_path):
 
 
 def test_peft_reads_what_we_write_and_says_the_same(policy, batch, tmp_path):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs peft, whose format it is: pip install peft")
     bank = trained(policy)
     bank.save(tmp_path)
     model = peft.PeftModel.from_pretrained(hf_twin(policy), tmp_path).eval()

@@ -8,13 +8,25 @@ from dataclasses import replace
 import pytest
 
 from pixelis_fast.agent import AgentConfig, build_agent
+from pixelis_fast.corridor import CorridorConfig
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.shift import ShiftConfig
+from pixelis_fast.eval.arms import Answerer
+from pixelis_fast.phases.sft_loss import LossConfig
 from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
+from pixelis_fast.reproduce import runner
 from pixelis_fast.reproduce.budget import BUDGETS
 from pixelis_fast.reproduce.measure import LIMITS, measure, questions_of_test
-from pixelis_fast.reproduce.recipes import UNIFORM, chains_config, rft_config, ttrl_config
-from pixelis_fast.reproduce.runner import ROW, ArmTask, Reproduction, once
+from pixelis_fast.reproduce.recipes import (
+    UNIFORM,
+    chains_config,
+    direct_config,
+    grounding_config,
+    rft_config,
+    ttrl_config,
+)
+from pixelis_fast.reproduce.rows import ROW, RowFolder, once
+from pixelis_fast.reproduce.runner import ArmTask, Reproduction
 from pixelis_fast.reproduce.stream import learned, stream
 from pixelis_fast.types import AnswerKind, Sample
 from pixelis_fast.voting import VoteKind
@@ -30,13 +42,31 @@ def agent():
 
 def test_a_policy_is_measured_with_and_without_tools(agent, tmp_path):
     questions = questions_of_test(3)
-    found = measure(agent, questions, tmp_path)
+    found = measure(agent, questions, tmp_path / "with")
     assert found.count == 3
     assert found.accuracy == 0.0  # random weights say nothing right
     assert set(found.by_family) <= {family_of_id(q.index) for q in questions}
-    bare = measure(agent, questions, tmp_path, tools=False)
+    bare = measure(agent, questions, tmp_path / "without", tools=False)
     assert bare.length == 0
-    assert not list(tmp_path.iterdir()), "media are removed once they are stored"
+    assert not list((tmp_path / "with/media").iterdir()), "media go once they are stored"
+
+
+def test_a_measurement_goes_on_where_it_was_cut(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr("pixelis_fast.reproduce.measure.BATCH", 2)
+    asked, run = [], Answerer.run
+
+    def counted(self, samples, *, numbers, seed):
+        asked.append(list(numbers))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return run(self, samples, numbers=numbers, seed=seed)
+
+    monkeypatch.setattr(Answerer, "run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(agent, questions_of_test(3), tmp_path)
+    found = measure(agent, questions_of_test(3), tmp_path)
+    assert asked == [[0, 1], [2], [2]]
+    assert found.count == 3
 
 
 def family_of_id(index: int) -> str:
@@ -67,26 +97,101 @@ def test_what_was_learned_leaves_the_adversarial_out():
         event(TtrlStatus.ABSTAINED, "no"),
         event(TtrlStatus.PUBLISHED, "no", 0.25),
         event(TtrlStatus.DROPPED, "no", 0.5),
+        event(TtrlStatus.PUBLISHED, "no", 0.01),
     ]
-    samples = [sample, sample, sample, replace(sample, id="read-4-adversarial")]
-    found = learned(events, samples, corridor_high=0.20)
+    other = replace(sample, id="read-4-adversarial")
+    samples = [sample, sample, sample, other, other]
+    found = learned(events, samples, corridor=CorridorConfig(low=0.10, high=0.20))
     assert found.vote_accuracy == 0.5
     assert found.abstained == pytest.approx(1 / 3)
-    assert (found.updates, found.published) == (3, 2)
-    assert found.in_corridor == 0.5
-    assert found.kl_median == pytest.approx(0.20)
+    assert (found.updates, found.published) == (4, 3)
+    assert found.in_corridor == pytest.approx(1 / 3), "too small an update is not in the corridor"
+    assert found.below_top == pytest.approx(2 / 3)
+    assert found.kl_median == pytest.approx(0.15)
+
+
+def test_a_stream_that_abstained_throughout_has_no_error_of_its_votes():
+    sample = Sample("read-1", (), "?", "KX", AnswerKind.EXACT)
+    found = learned([event(TtrlStatus.ABSTAINED, "no")], [sample], corridor=CorridorConfig())
+    assert found.vote_accuracy is None
+    assert found.abstained == 1
+    assert found.below_top is None
+
+
+def test_a_whole_stream_is_kept_and_a_cut_one_begins_anew(agent, tmp_path, monkeypatch):
+    budget = BUDGETS["quick"]
+    run, asked = Reproduction(tmp_path, budget), []
+
+    def counted(*given, **named):
+        for number, sample in enumerate(stream(*given, **named)):
+            asked.append(number)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            yield sample
+
+    monkeypatch.setattr(runner, "stream", counted)
+    config = ttrl_config(tmp_path / "arm/run", budget, seed=0)
+    with agent.loop:
+        with pytest.raises(KeyboardInterrupt):
+            run._learned(agent, config, tmp_path / "arm", None)
+        (tmp_path / "arm/answers.jsonl").write_text("of the cut stream's policy")
+        found = run._learned(agent, config, tmp_path / "arm", None)
+        assert asked == [0, 1, 0, 1], "a row is of all its events"
+        assert not (tmp_path / "arm/answers.jsonl").exists()
+        assert run._learned(agent, config, tmp_path / "arm", None) == found
+        assert len(asked) == 4, "what came to its end is not learned again"
 
 
 def test_a_row_is_made_once(tmp_path):
     made = []
-    run = Reproduction(tmp_path, BUDGETS["quick"])
-    task = ArmTask("an, arm", lambda: made.append(1) or {"accuracy": 0.5})
-    first, second = run._row(task, 0), run._row(task, 0)
-    assert first == second == {"arm": "an, arm", "seed": 0, "accuracy": 0.5}
+    rows = RowFolder(tmp_path, BUDGETS["quick"])
+    make = lambda: made.append(1) or {"accuracy": 0.5}  # noqa: E731
+    first, second = rows.row("an, arm", 0, make), rows.row("an, arm", 0, make)
+    assert first == second == {"arm": "an, arm", "seed": 0, "threads": 1, "accuracy": 0.5}
     assert len(made) == 1
     assert json.loads((tmp_path / "seed-0" / "an-arm" / ROW).read_text()) == first
+
+
+def test_a_folder_is_of_one_budget_but_seeds_may_be_added(tmp_path):
+    one = replace(BUDGETS["quick"], seeds=(0,))
+    RowFolder(tmp_path, one).claim()
+    RowFolder(tmp_path, replace(one, seeds=(0, 1, 2), threads=2)).claim()
     with pytest.raises(ValueError, match=r"budget\.json: expected the budget"):
-        Reproduction(tmp_path, BUDGETS["cpu"])
+        RowFolder(tmp_path, BUDGETS["cpu"]).claim()
+
+
+class TwoArms(Reproduction):
+    """Arms that cost nothing."""
+
+    def tasks(self, seed):
+        for name in ("sft", "cc-rft"):
+            yield ArmTask(name, lambda name=name: {"accuracy": 0.5})
+
+
+def test_what_is_there_is_collected_and_nothing_is_made(tmp_path):
+    budget = replace(BUDGETS["quick"], seeds=(0, 1))
+    run = TwoArms(tmp_path / "run", budget)
+    with pytest.raises(ValueError, match=r"expected a reproduction's budget\.json, found"):
+        run.collect()
+    assert not (tmp_path / "run").exists()
+    seen = []
+    run.run(arms=["cc-rft"], on_row=lambda rows: seen.append(len(rows)))
+    assert seen == [1, 2]
+    assert [(row["arm"], row["seed"]) for row in run.collect()] == [("cc-rft", 0), ("cc-rft", 1)]
+    with pytest.raises(ValueError, match="expected at least one measured arm, found none"):
+        run.collect(arms=["sft"])
+
+
+def test_the_gpus_budget_trains_and_measures_on_a_gpu(tmp_path):
+    budget = BUDGETS["gpu"]
+    loss = LossConfig()
+    configs = [
+        grounding_config(tmp_path, tmp_path, budget, seed=0, loss=loss),
+        chains_config(tmp_path, tmp_path, tmp_path, budget, seed=0, loss=loss),
+        direct_config(tmp_path, tmp_path, tmp_path, budget, seed=0),
+        rft_config(tmp_path, tmp_path, budget, seed=0, arm="cc-rft").agent,
+    ]
+    assert [config.device for config in configs] == ["cuda"] * 4
 
 
 def test_what_did_not_end_is_made_again(tmp_path):

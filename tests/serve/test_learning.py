@@ -1,15 +1,21 @@
 """A server with a learner beside it: questions are learned from, media let go, stats served."""
 
+import os
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.serve import learning as serve_learning
 from pixelis_fast.serve.learning import ServingLearner
-from tests.phases.ttrl_fixtures import VERSION, Bench, fresh, unit_agent
+from pixelis_fast.serve.media import MediaUrl
+from pixelis_fast.types import MediaKind, RolloutStatus, Sample, Trajectory
+from tests.media import picture
+from tests.phases.ttrl_fixtures import VERSION, Bench, coins_of, fresh, unit_agent
 from tests.serve.running import ScriptedLoop, image, running, text, wait_for
 
 
@@ -81,6 +87,60 @@ def test_an_error_of_the_learner_leaves_the_server_serving(agent, tmp_path, monk
         answered(server)
         wait_for(lambda: server.service.ledger.num_media == 0)
         assert listening.stats().heard == 1
+
+
+def test_it_stands_back_behind_a_server_that_stands_back_already():
+    """A niceness cannot be lowered again without rights."""
+    found = []
+
+    def work():
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        serve_learning.stand_back()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [19]
+
+
+def test_a_thread_that_could_not_begin_counts_as_failed(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(serve_learning, "stand_back", lambda: 1 // 0)
+    with served(agent, tmp_path) as (server, _, listening):
+        wait_for(lambda: listening.stats().failed == 1)
+        answered(server)
+        wait_for(lambda: server.service.ledger.num_media == 0)
+
+
+def test_what_is_heard_while_the_learner_fails_is_let_go(agent, tmp_path, monkeypatch):
+    """Media that nobody lets go of again would stay for as long as the server runs."""
+    with served(agent, tmp_path) as (server, bench, listening):
+        monkeypatch.setattr(bench.learner, "step", lambda *a, **k: 1 // 0)
+        ledger = server.service.ledger
+        media = ledger.add(picture("coins.png").read_bytes(), MediaUrl("", MediaKind.IMAGE, ""))
+        hold = ledger.hold
+
+        def hold_while_it_fails(media_ids):
+            hold(media_ids)
+            listening._queue.put((Sample("before", (), "What?"), "alice"))
+            listening._thread.join(0.5)
+
+        monkeypatch.setattr(ledger, "hold", hold_while_it_fails)
+        sample = Sample("odd", (media,), "How many?")
+        listening.hear(Trajectory(sample, VERSION, 0, status=RolloutStatus.ANSWERED), "alice")
+        ledger.release([media.id])
+        wait_for(lambda: ledger.num_media == 0)
+
+
+def test_a_client_that_sends_a_canarys_picture_does_not_take_it_away(agent, tmp_path):
+    canary = [coins_of(fresh(agent), 100)]
+    config = TtrlConfig(out=str(tmp_path), group=4, rank=2)
+    beside = partial(serve_learning.learning, config=config, canary=canary)
+    scripted = replace(agent, loop=ScriptedLoop(agent.loop))
+    with running(scripted, beside=beside, trace_bytes=0) as server:
+        server.ask(image(), text("How many?"), max_tokens=4)
+        server.wait_until_idle()
+        assert canary[0].media[0].id in agent.tools.store
 
 
 def answered(server):

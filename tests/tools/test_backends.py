@@ -24,7 +24,7 @@ from pixelis_fast.tools_trt.results import MissingWeightsError, ToolError
 from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from tests.tools.engine_cases import columns, columns_spec, probes
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
 from pixelis_fast.tools_trt.backends.ort import (  # noqa: E402
     CUDA,
     TENSORRT,

@@ -32,7 +32,9 @@ from pixelis_fast.tools_trt.text_gate import (
 from tests.media import picture
 from tests.tools.rendered import LINES, document
 
-easyocr_models = pytest.importorskip("easyocr_en_models", reason="the `baseline` extra")
+easyocr_models = pytest.importorskip(
+    "easyocr_en_models", reason="needs EasyOCR's weights: the `baseline` extra"
+)
 
 BOX_PX = 1.0
 SCORE = 1e-3
@@ -93,7 +95,9 @@ def expected(name):
 
 @functools.cache
 def oracle():
-    easyocr = pytest.importorskip("easyocr", reason="the original: the `baseline` extra")
+    easyocr = pytest.importorskip(
+        "easyocr", reason="needs easyocr, the original: the `baseline` extra"
+    )
     return easyocr.Reader(
         ["en"],
         gpu=False,

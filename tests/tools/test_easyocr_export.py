@@ -16,7 +16,7 @@ from pixelis_fast.tools_trt.models.crnn import LINE_HEIGHT, Crnn
 from pixelis_fast.tools_trt.results import MissingWeightsError
 from tests.tools.rendered import LINES, document
 
-pytest.importorskip("easyocr_en_models", reason="EasyOCR's weights: the `baseline` extra")
+pytest.importorskip("easyocr_en_models", reason="needs EasyOCR's weights: the `baseline` extra")
 
 TOLERANCE = {"module": 1e-5, "onnx": 1e-4, "bfloat16": 0.05}
 BUCKETS = {"craft": [(1, 64, 96), (2, 96, 160)], "crnn": [(1, 64), (3, 192)]}
@@ -56,7 +56,9 @@ def crnn():
 
 @torch.no_grad()
 def test_craft_equals_easyocr_s_module(craft):
-    peer = pytest.importorskip("easyocr.craft", reason="the original: the `baseline` extra").CRAFT()
+    peer = pytest.importorskip(
+        "easyocr.craft", reason="needs easyocr, the original: the `baseline` extra"
+    ).CRAFT()
     peer.load_state_dict(easyocr_weights(DETECTOR))
     pixels = craft_input(2, 96, 160)
     expected = peer.eval()(pixels)[0].permute(0, 3, 1, 2)
@@ -69,7 +71,7 @@ def test_craft_equals_easyocr_s_module(craft):
 @torch.no_grad()
 def test_crnn_equals_easyocr_s_module(crnn):
     module = pytest.importorskip(
-        "easyocr.model.vgg_model", reason="the original: the `baseline` extra"
+        "easyocr.model.vgg_model", reason="needs easyocr, the original: the `baseline` extra"
     )
     peer = module.Model(1, 256, 256, len(ALPHABET) + 1)
     peer.load_state_dict(easyocr_weights(RECOGNIZER))
@@ -101,8 +103,8 @@ def test_weights_must_fit(tmp_path):
 
 def exported(tmp_path, module, example, axes):
     """An ONNX file with dynamic axes, opened in ONNX Runtime."""
-    pytest.importorskip("onnxscript", reason="the `export` extra")
-    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: the `export` extra")
+    runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
     path = tmp_path / "graph.onnx"
     shapes = ({n: torch.export.Dim(name, min=low) for n, (name, low) in axes.items()},)
     torch.onnx.export(

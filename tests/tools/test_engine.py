@@ -218,7 +218,7 @@ def test_self_test_tolerance(tmp_path):
 
 
 def test_int8_runs_behind_the_same_gate(tmp_path):
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
     spec = columns_spec(gate=Gate(embedding_checks("features")))
     engine = open_engine(
         replace(spec, gate=Gate((Check("features", "cosine", 0.98),))),

@@ -262,14 +262,14 @@ def test_committed_weights_are_small(micro):
 
 
 def test_committed_weights_segment_held_out_scenes(micro):
-    pytest.importorskip("skimage", reason="held-out photographs")
+    pytest.importorskip("skimage", reason="needs scikit-image's photographs: the `learn` extra")
     pictures = held_out_pictures(photographs(HELD_OUT), count=20, side=MICRO.side)
     for kind, ious in picture_ious(micro, pictures).items():
         assert ious.mean() > FLOORS[kind], kind
 
 
 def test_committed_weights_follow_held_out_objects(micro):
-    pytest.importorskip("skimage", reason="held-out photographs")
+    pytest.importorskip("skimage", reason="needs scikit-image's photographs: the `learn` extra")
     clips = held_out_clips(photographs(HELD_OUT), count=4, frames=6, side=MICRO.side)
     assert clip_ious(micro, clips)["track"].mean() > FLOORS["track"]
 

@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """(the original, ours with its checkpoint, the checkpoint)."""
-    pytest.importorskip("sam2", reason="the original: the `baseline` extra")
+    pytest.importorskip("sam2", reason="needs sam2, the original: the `baseline` extra")
     model = original("tiny", side=SIDE)
     path = tmp_path_factory.mktemp("sam2") / "sam2.1_hiera_tiny.pt"
     torch.save({"model": model.state_dict()}, path)

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -100,9 +101,9 @@ def node_kinds(graph):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(graphs, name, tmp_path):
-    onnx = pytest.importorskip("onnx", reason="the `export` extra")
-    pytest.importorskip("onnxscript", reason="the `export` extra")
-    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
+    onnx = pytest.importorskip("onnx", reason="needs onnx: the `export` extra")
+    pytest.importorskip("onnxscript", reason="needs onnxscript: the `export` extra")
+    runtime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
     module, inputs = cases(graphs)[name]
     path = tmp_path / "graph.onnx"
     with warnings.catch_warnings():
@@ -129,17 +130,16 @@ def test_onnx(graphs, name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_openvino(graphs, name):
-    openvino = pytest.importorskip("openvino", reason="OpenVINO")
     module, inputs = cases(graphs)[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = openvino.convert_model(module, example_input=tuple(inputs.values()))
     shapes = {n: openvino.PartialShape(list(t.shape)) for n, t in enumerate(inputs.values())}
     model.reshape(shapes)
-    exact = compiled(openvino, model, "f32")([tensor.numpy() for tensor in inputs.values()])
+    exact = compiled(model, "f32")([tensor.numpy() for tensor in inputs.values()])
     near([exact[n] for n in range(len(model.outputs))], expected_of(module, inputs))
 
 
-def compiled(openvino, model, precision):
+def compiled(model, precision):
     hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1}
     return openvino.Core().compile_model(model, "CPU", hints)

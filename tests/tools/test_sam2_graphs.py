@@ -26,7 +26,7 @@ from pixelis_fast.tools_trt.models.sam2_weights import random_graphs, ready, tol
 from pixelis_fast.tools_trt.results import MissingWeightsError
 from tests.sam2_original import original
 
-pytest.importorskip("sam2", reason="the original: the `baseline` extra")
+pytest.importorskip("sam2", reason="needs sam2, the original: the `baseline` extra")
 SIDE = 256
 TOLERANCE = 1e-4
 """fp32, absolute."""

@@ -23,7 +23,9 @@ def original(side, version):
 
     Fresh weights hardly look at the memory, and their object scores never change sign.
     """
-    build = pytest.importorskip("sam2.build_sam", reason="the original: the `baseline` extra")
+    build = pytest.importorskip(
+        "sam2.build_sam", reason="needs sam2, the original: the `baseline` extra"
+    )
     grid = f"[{side // 16},{side // 16}]"
     attention = "++model.memory_attention.layer"
     overrides = [
@@ -78,7 +80,9 @@ class Both:
     def __init__(
         self, predictors, monkeypatch, *, side, frames, version="2.1", corrections_stay=True
     ):
-        theirs = pytest.importorskip("sam2.sam2_video_predictor", reason="the original")
+        theirs = pytest.importorskip(
+            "sam2.sam2_video_predictor", reason="needs sam2, the original: the `baseline` extra"
+        )
         from sam2.modeling.sam2_base import SAM2Base
 
         self.model, sam2 = predictors(side, version)
@@ -216,7 +220,9 @@ def test_attends_to_the_same_frames(stride, limit, reverse):
 
 def attended_by_the_original(frame, prompted, tracked, *, rule, reverse):
     """Runs its selection on memories that hold their frame's number and rows that hold theirs."""
-    base = pytest.importorskip("sam2.modeling.sam2_base", reason="the original")
+    base = pytest.importorskip(
+        "sam2.modeling.sam2_base", reason="needs sam2, the original: the `baseline` extra"
+    )
     seen = {}
     self = SimpleNamespace(
         hidden_dim=4,

@@ -25,9 +25,9 @@ from pixelis_fast.tools_trt.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.precision import Precision
 from tests.tools.engine_cases import columns, columns_spec
 
-pytest.importorskip("onnx", reason="the `export` extra")
-pytest.importorskip("onnxscript", reason="the `export` extra")
-pytest.importorskip("onnxruntime", reason="ONNX Runtime: the `ort` extra")
+pytest.importorskip("onnx", reason="needs onnx: the `export` extra")
+pytest.importorskip("onnxscript", reason="needs onnxscript: the `export` extra")
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
 
 from tests.tools import fake_tensorrt
 

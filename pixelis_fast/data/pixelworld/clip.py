@@ -1,11 +1,10 @@
-"""A finished video as a task, and patches that move through one.
+"""What videos are drawn from: sizes, frames to draw on, patches that move through them.
 
 Shapes: T = frames; h, w = patch; H, W = frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,9 @@ import numpy as np
 from pixelis_fast.data.pixelworld.canvas import Look, PxBox, inked, varied
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.shapes import paint, shaded
-from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
+from pixelis_fast.data.pixelworld.task import WorldObject
 from pixelis_fast.data.pixelworld.words import COLORS
-from pixelis_fast.types import AnswerKind, Box, Evidence, Span
+from pixelis_fast.types import Box, Span
 
 Centre = tuple[float, float]
 STEP = 16
@@ -68,31 +67,3 @@ def still_frames(ground_HWC: np.ndarray, count: int) -> np.ndarray:
 def seen(kind: str, look: Look, box: Box, span: Span) -> WorldObject:
     """A thing of a video; the box is of its first frame."""
     return WorldObject(kind, look.color, look.shape, box, span=span)
-
-
-def clip_task(
-    brief: Brief,
-    frames_THWC: np.ndarray,
-    objects: Sequence[WorldObject],
-    *,
-    question: str,
-    answer: str,
-    answer_kind: AnswerKind,
-    evidence: tuple[Evidence, ...],
-    plans: tuple[Plan, ...],
-    difficulty: float,
-) -> Task:
-    return Task(
-        id=brief.id,
-        family=brief.family,
-        split=brief.split,
-        difficulty=min(max(difficulty, 0.0), 1.0),
-        question=question,
-        answer=answer,
-        answer_kind=answer_kind,
-        frames=frames_THWC,
-        fps=float(brief.config.fps),
-        evidence=evidence,
-        plans=plans,
-        objects=tuple(objects),
-    )

@@ -6,8 +6,7 @@ from pixelis_fast.data.pixelworld.canvas import Canvas, Drawn, Look, new_canvas
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.pairs import hardness, unequal_looks
 from pixelis_fast.data.pixelworld.plates import marker_look
-from pixelis_fast.data.pixelworld.still import still_task
-from pixelis_fast.data.pixelworld.task import Plan, PlannedTurn, Task
+from pixelis_fast.data.pixelworld.task import Plan, PlannedTurn, Task, finished
 from pixelis_fast.data.pixelworld.turns import properties_turn, segment_turn, zoom_turn
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES, wording
 from pixelis_fast.types import AnswerKind, Evidence
@@ -24,8 +23,10 @@ def compare_task(brief: Brief) -> Task:
     ]
     drawn = [_place(canvas, look) for look in (*pair, *extra)][:2]
     larger = max(range(2), key=lambda n: drawn[n].area)
-    return still_task(
-        canvas,
+    return finished(
+        brief,
+        canvas.image_HWC[None],
+        canvas.objects,
         question=wording(brief, "compare", x=pair[0].name, y=pair[1].name),
         answer=pair[larger].color,
         answer_kind=AnswerKind.EXACT,

@@ -8,8 +8,7 @@ from pixelis_fast.data.pixelworld.canvas import Canvas, PxBox, new_canvas
 from pixelis_fast.data.pixelworld.config import Brief, NoRoomError
 from pixelis_fast.data.pixelworld.plates import Plate, marker_look, panel, place_marked
 from pixelis_fast.data.pixelworld.shapes import paint, shape_alpha
-from pixelis_fast.data.pixelworld.still import still_task
-from pixelis_fast.data.pixelworld.task import Task, WorldObject
+from pixelis_fast.data.pixelworld.task import Task, WorldObject, finished
 from pixelis_fast.data.pixelworld.turns import zoom_turn
 from pixelis_fast.data.pixelworld.words import names, wording
 from pixelis_fast.types import AnswerKind, Evidence
@@ -33,8 +32,10 @@ def count_task(brief: Brief) -> Task:
     name, box = looks[0].name, marked[0].box
     look_once = zoom_turn(brief, f"i look beside the {name}", box)
     look_first = zoom_turn(brief, f"i look at the {name}", marked[0].marker.thing.box)
-    return still_task(
-        canvas,
+    return finished(
+        brief,
+        canvas.image_HWC[None],
+        canvas.objects,
         question=wording(brief, "count", x=name),
         answer=str(counts[0]),
         answer_kind=AnswerKind.NUMBER,

@@ -6,10 +6,10 @@ differs, an appearance with the first frame that shows it. A frame is a tenth of
 
 from __future__ import annotations
 
-from pixelis_fast.data.pixelworld.clip import clip_task, num_frames
+from pixelis_fast.data.pixelworld.clip import num_frames
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.events import appearance, change, motion
-from pixelis_fast.data.pixelworld.task import Task
+from pixelis_fast.data.pixelworld.task import Task, finished
 from pixelis_fast.types import AnswerKind, Evidence
 
 EDGE = 5
@@ -22,7 +22,7 @@ def localize_task(brief: Brief) -> Task:
     number = brief.whole(EDGE, count - 1 - EDGE)
     event = EVENTS[brief.whole(0, len(EVENTS) - 1)](brief, count, number)
     start_s, end_s = event.span
-    return clip_task(
+    return finished(
         brief,
         event.frames_THWC,
         event.objects,

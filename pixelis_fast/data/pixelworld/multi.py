@@ -6,8 +6,7 @@ from pixelis_fast.data.pixelworld.canvas import new_canvas
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.pairs import hardness, unequal_looks
 from pixelis_fast.data.pixelworld.plates import Marked, place_marked, sign
-from pixelis_fast.data.pixelworld.still import still_task
-from pixelis_fast.data.pixelworld.task import Plan, PlannedTurn, Task
+from pixelis_fast.data.pixelworld.task import Plan, PlannedTurn, Task, finished
 from pixelis_fast.data.pixelworld.turns import (
     properties_turn,
     read_turn,
@@ -31,8 +30,10 @@ def multi_task(brief: Brief) -> Task:
     larger = max(pair, key=lambda marked: marked.marker.area)
     text = larger.plate.text or ""
     segments = tuple(Evidence("segment", box=one.marker.thing.box) for one in pair)
-    return still_task(
-        canvas,
+    return finished(
+        brief,
+        canvas.image_HWC[None],
+        canvas.objects,
         question=wording(brief, "multi", x=looks[0].name),
         answer=text,
         answer_kind=AnswerKind.TEXT,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pixelis_fast.data.pixelworld.canvas import new_canvas
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.plates import marker_look, place_marked, sign
-from pixelis_fast.data.pixelworld.still import still_task
-from pixelis_fast.data.pixelworld.task import Task
+from pixelis_fast.data.pixelworld.task import Task, finished
 from pixelis_fast.data.pixelworld.turns import read_turn, zoom_turn
 from pixelis_fast.data.pixelworld.words import distinct_texts, names, wording
 from pixelis_fast.types import AnswerKind, Evidence
@@ -25,8 +24,10 @@ def read_task(brief: Brief) -> Task:
     read = read_turn(brief, f"i read the sign beside the {name}", box)
     zoom = zoom_turn(brief, f"i look beside the {name}", box)
     plans = ((read,), (zoom, read_turn(brief, "now i read the sign", box)))
-    return still_task(
-        canvas,
+    return finished(
+        brief,
+        canvas.image_HWC[None],
+        canvas.objects,
         question=wording(brief, "read", x=name),
         answer=text,
         answer_kind=AnswerKind.TEXT,

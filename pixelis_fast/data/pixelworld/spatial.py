@@ -10,8 +10,7 @@ from pixelis_fast.data.pixelworld.canvas import Canvas, PxBox, inked, new_canvas
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.plates import Plate, marker_look, panel, place_marked
 from pixelis_fast.data.pixelworld.shapes import paint, shape_alpha
-from pixelis_fast.data.pixelworld.still import still_task
-from pixelis_fast.data.pixelworld.task import Task, WorldObject
+from pixelis_fast.data.pixelworld.task import Task, WorldObject, finished
 from pixelis_fast.data.pixelworld.turns import zoom_turn
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES, names, wording
 from pixelis_fast.types import AnswerKind, Evidence
@@ -40,8 +39,10 @@ def spatial_task(brief: Brief) -> Task:
     look_once = zoom_turn(brief, f"i look beside the {name}", box)
     look_first = zoom_turn(brief, f"i look at the {name}", marked[0].marker.thing.box)
     color, shape = glyphs[0][place]
-    return still_task(
-        canvas,
+    return finished(
+        brief,
+        canvas.image_HWC[None],
+        canvas.objects,
         question=wording(brief, f"spatial_{wanted}", x=name, at=(ROW if across else COLUMN)[place]),
         answer=shape if wanted == "shape" else color,
         answer_kind=AnswerKind.EXACT,

@@ -5,11 +5,13 @@ Coordinates are integers 0..1000 of the frame, times are seconds. Shapes: T = fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.types import AnswerKind, Box, Evidence, Point, Span, ToolCall
 
 
@@ -83,3 +85,32 @@ class Task:
     @property
     def duration_s(self) -> float:
         return len(self.frames) / self.fps if self.fps else 0.0
+
+
+def finished(
+    brief: Brief,
+    frames_THWC: np.ndarray,
+    objects: Sequence[WorldObject],
+    *,
+    question: str,
+    answer: str,
+    answer_kind: AnswerKind,
+    evidence: tuple[Evidence, ...],
+    plans: tuple[Plan, ...],
+    difficulty: float,
+) -> Task:
+    """The task of a brief: a picture's when there is one frame, else a video's."""
+    return Task(
+        id=brief.id,
+        family=brief.family,
+        split=brief.split,
+        difficulty=min(max(difficulty, 0.0), 1.0),
+        question=question,
+        answer=answer,
+        answer_kind=answer_kind,
+        frames=frames_THWC,
+        fps=float(brief.config.fps) if len(frames_THWC) > 1 else 0.0,
+        evidence=evidence,
+        plans=plans,
+        objects=tuple(objects),
+    )

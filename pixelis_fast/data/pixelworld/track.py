@@ -16,7 +16,6 @@ import numpy as np
 from pixelis_fast.data.pixelworld.backgrounds import background
 from pixelis_fast.data.pixelworld.canvas import Look, units
 from pixelis_fast.data.pixelworld.clip import (
-    clip_task,
     num_frames,
     seen,
     sprite,
@@ -24,7 +23,7 @@ from pixelis_fast.data.pixelworld.clip import (
     video_side,
 )
 from pixelis_fast.data.pixelworld.config import Brief
-from pixelis_fast.data.pixelworld.task import Plan, Task
+from pixelis_fast.data.pixelworld.task import Plan, Task, finished
 from pixelis_fast.data.pixelworld.turns import localize_turn, track_turn, zoom_turn
 from pixelis_fast.data.pixelworld.words import COLORS, wording
 from pixelis_fast.types import AnswerKind, Box, Evidence
@@ -55,7 +54,7 @@ def track_task(brief: Brief) -> Task:
     places = PLACES[across]
     last_s = (count - 1) / brief.config.fps
     objects = [seen("ball", look, each[0], (0.0, last_s)) for each in boxes]
-    return clip_task(
+    return finished(
         brief,
         frames_THWC,
         objects,

@@ -1,0 +1,86 @@
+"""Where a reproduction keeps what it made: one folder per seed and arm, with its row once measured.
+
+The folder belongs to one budget. Seeds may be added to it, and threads changed: both leave what is
+there as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pixelis_fast.eval.arm_run import write_whole
+from pixelis_fast.reproduce.budget import Budget
+
+Row = dict[str, Any]
+ROW, MADE, BUDGET = "row.json", "made.json", "budget.json"
+MAY_CHANGE = ("threads", "seeds")
+
+
+class RowFolder:
+    """The rows of one budget.
+
+    Example:
+        RowFolder(Path("runs/reproduce"), BUDGETS["cpu"]).found(["no tools", "sft"])
+    """
+
+    def __init__(self, out: Path, budget: Budget) -> None:
+        self.out, self.budget = out, budget
+
+    def claim(self) -> None:
+        """From now on the folder is of this budget; ValueError where it is of another."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not self._is_claimed():
+            write_whole(self.out / BUDGET, json.dumps(self._settings(), indent=1) + "\n")
+
+    def _is_claimed(self) -> bool:
+        path, wanted = self.out / BUDGET, self._settings()
+        if not path.is_file():
+            return False
+        if (found := json.loads(path.read_text())) != wanted:
+            raise ValueError(f"{path}: expected the budget {wanted}, got {found}")
+        return True
+
+    def _settings(self) -> dict[str, Any]:
+        kept = {k: v for k, v in asdict(self.budget).items() if k not in MAY_CHANGE}
+        return json.loads(json.dumps(kept))
+
+    def folder(self, seed: int, arm: str) -> Path:
+        return self.out / f"seed-{seed}" / slug(arm)
+
+    def row(self, arm: str, seed: int, make: Callable[[], Row]) -> Row:
+        """What is measured stays; what is not is made."""
+        path = self.folder(seed, arm) / ROW
+        if not path.is_file():
+            made = {"arm": arm, "seed": seed, "threads": self.budget.threads} | make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(made, indent=1))
+        return json.loads(path.read_text())
+
+    def found(self, arms: Iterable[str]) -> list[Row]:
+        """The rows that are there, and nothing made; ValueError where there is none."""
+        if not self._is_claimed():
+            raise ValueError(f"{self.out}: expected a reproduction's {BUDGET}, found none")
+        names = list(arms)
+        paths = [self.folder(seed, arm) / ROW for seed in self.budget.seeds for arm in names]
+        rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        if not rows:
+            raise ValueError(f"{self.out}: expected at least one measured arm, found none")
+        return rows
+
+
+def slug(arm: str) -> str:
+    """An arm's folder."""
+    return arm.replace(", ", "-").replace(" ", "-")
+
+
+def once(folder: Path, make: Callable[[], Path]) -> Path:
+    """What `make` gave when it last ran to its end in this folder; else it runs."""
+    note = folder / MADE
+    if not note.is_file():
+        made = make()
+        write_whole(note, json.dumps({"made": str(made.relative_to(folder))}))
+    return folder / json.loads(note.read_text())["made"]
