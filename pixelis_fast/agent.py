@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pixelis_fast import policy as policy_package
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.loop import Loop, LoopConfig
 from pixelis_fast.loop_patches import PatchDesk
@@ -37,8 +36,6 @@ from pixelis_fast.views import Views
 SHORT_PROMPT_PRESETS = frozenset({"pixelworld-5m"})
 MEASURING_PRESETS = frozenset({"unit", "bench-36m"})
 """Presets that nobody trained: they exist to be measured."""
-TRAINED_PRESETS = {"pixelworld-5m": Path(policy_package.__file__).parent / "pixelworld"}
-"""Presets that come with weights, and the folder of each: its checkpoint, and how it was made."""
 PROBE_TOKENS = 256
 WrapTools = Callable[[ToolBox], ToolBox]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -204,13 +201,11 @@ def assemble(
 
 
 def open_policy(config: AgentConfig) -> OpenPolicy:
-    """A checkpoint folder with its own tokenizer, a trained preset's, or a preset with the embedded
-    tokenizer and random weights."""
+    """A checkpoint folder with its own tokenizer, or a preset with the embedded one."""
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
-    trained = None if config.random_weights else TRAINED_PRESETS.get(config.policy)
-    if config.policy in PRESETS and trained is None:
+    if config.policy in PRESETS:
         return random_preset(config, device=device, dtype=dtype)
-    folder = trained or Path(config.policy)
+    folder = Path(config.policy)
     if not folder.is_dir():
         raise ValueError(
             f"policy: expected a checkpoint folder or one of {sorted(PRESETS)}, got {config.policy}"

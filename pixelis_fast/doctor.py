@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from pixelis_fast.agent import TRAINED_PRESETS
 from pixelis_fast.kernels import _cpu
 from pixelis_fast.policy.attention import flash_varlen
 from pixelis_fast.policy.config import PRESETS
@@ -86,11 +85,8 @@ def _weights(tools: ToolConfig) -> Iterator[Finding]:
     for path in shipped_weights():
         yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
     yield _sam2_weights(tools.sam2)
-    for name, folder in TRAINED_PRESETS.items():
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        yield Finding("weights", f"policy {name}", f"{size / 1e6:.1f} MB, trained")
-    presets = ", ".join(name for name in PRESETS if name not in TRAINED_PRESETS)
-    yield Finding("weights", "policy", f"a checkpoint folder, or random weights for {presets}")
+    presets = ", ".join(PRESETS)
+    yield Finding("weights", "policy", f"none shipped; random weights for {presets}", good=False)
 
 
 def _sam2_weights(given: str | None) -> Finding:

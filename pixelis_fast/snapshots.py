@@ -28,8 +28,11 @@ def save_snapshot(folder: Path, step: int, state: dict[str, Any], *, keep: int =
         file.flush()
         os.fsync(file.fileno())
     if place.exists():
-        shutil.rmtree(place)
-    os.replace(draft, place)
+        # Into the old one's folder: a kill leaves one of the two, never neither.
+        os.replace(draft / STATE, place / STATE)
+        draft.rmdir()
+    else:
+        os.replace(draft, place)
     for old in snapshots(folder)[:-keep]:
         shutil.rmtree(old)
     return place

@@ -202,7 +202,8 @@ class Bucket:
                 self._run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Only this thread's calls are recorded: a learner beside it goes on computing.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._run()
         return graph
 
