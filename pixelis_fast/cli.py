@@ -110,12 +110,17 @@ def serve(
     ttrl: Annotated[
         Path | None, typer.Option(help="Learn from what is answered; folder of memory and log.")
     ] = None,
+    canary: Annotated[
+        Path | None,
+        typer.Option(help="Samples with answers, which no published update may make worse."),
+    ] = None,
 ) -> None:
     """Serves the agent over HTTP, as OpenAI's chat completions, with a viewer of its traces."""
     with plain_errors():
         run_server(
             options(),
             learn_into=ttrl,
+            canary=canary,
             host=host,
             port=port,
             name=name,
@@ -152,9 +157,16 @@ add_learning(app)
 
 
 def run_server(
-    config: AgentConfig, *, media_root: Path | None, learn_into: Path | None, **settings: Any
+    config: AgentConfig,
+    *,
+    media_root: Path | None,
+    learn_into: Path | None,
+    canary: Path | None,
+    **settings: Any,
 ) -> None:
     """Listens before the agent is built: a taken port is told at once."""
+    if canary is not None and learn_into is None:
+        raise ValueError(f"--canary: expected --ttrl with it, got {canary} alone")
     try:
         from pixelis_fast.serve.config import MediaRules, ServeConfig
         from pixelis_fast.serve.server import bind, serve
@@ -177,17 +189,18 @@ def run_server(
         console.print(
             f"serving on http://{shown}:{port}/v1; traces, /health and /metrics beside it"
         )
-        serve(agent, served, listening, beside=learner(learn_into))
+        serve(agent, served, listening, beside=learner(learn_into, canary, agent))
 
 
-def learner(folder: Path | None) -> Any:
+def learner(folder: Path | None, canary: Path | None, agent: Agent) -> Any:
     """What learns beside the server; None where nothing shall."""
     if folder is None:
         return None
+    samples = [] if canary is None else read_samples(canary, agent.tools)
     from pixelis_fast.phases.ttrl_types import TtrlConfig
     from pixelis_fast.serve.learning import learning
 
-    return partial(learning, config=TtrlConfig(out=str(folder)))
+    return partial(learning, config=TtrlConfig(out=str(folder)), canary=samples)
 
 
 def run_samples(path: Path, config: AgentConfig, *, out: Path) -> None:

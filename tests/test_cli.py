@@ -100,6 +100,7 @@ def test_doctor_names_weights_that_are_not_there():
         (["ask", "x.png", "what?", "--max-steps", "0"], "max_steps: expected > 0"),
         (["serve", "--media-root", "no-such-folder"], "media root: expected a folder"),
         (["serve", "--max-requests", "0"], "max_requests: expected > 0, got 0"),
+        (["serve", "--canary", "asked.jsonl"], "--canary: expected --ttrl with it"),
         (["serve", "--port", "0", "--policy", "nonesuch"], "expected a checkpoint folder or one"),
     ],
     ids=[
@@ -114,6 +115,7 @@ def test_doctor_names_weights_that_are_not_there():
         "steps",
         "media-root",
         "max-requests",
+        "canary",
         "served-policy",
     ],
 )

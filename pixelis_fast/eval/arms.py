@@ -10,11 +10,9 @@ from pixelis_fast.conversation import Conversation, Message, Speaker
 from pixelis_fast.eval.embeddings import in_own_span
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.loop_types import Request
+from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.rollout import wait_for
 from pixelis_fast.types import Sample, Trajectory
-
-SEEDS_APART = 1_000_003
-"""Between two seeds of a run, so that no two of its trajectories draw alike."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Answerer:
         Steps have embeddings, which coherence is measured by, in their own span.
         """
         requests = [
-            self._request(sample, SEEDS_APART * seed + number)
+            self._request(sample, seed_of(seed, number))
             for sample, number in zip(samples, numbers, strict=True)
         ]
         with self.agent.loop as loop:

@@ -13,11 +13,10 @@ from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import Learnable
 from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.types import RewardParts, RolloutStatus, Trajectory
 
-SEEDS_APART = 0x9E3779B1
-"""2^32 over the golden ratio: its multiples spread evenly."""
 SOLVED = 0.999
 """Task reward from which a trajectory may be imitated."""
 
@@ -51,12 +50,8 @@ def grammar_of(agent: Agent) -> ToolGrammar:
 
 
 def first_seed(config: RftConfig, step: int) -> int:
-    """Of the step's trajectories; those behind it have the next ones.
-
-    Within 32 bits, for torch's generator on the CPU reads no more of a seed. Runs of other seeds
-    begin far apart, so that they share no draws.
-    """
-    return (config.seed * SEEDS_APART + step * config.prompts * config.group) % 2**32
+    """Of the step's trajectories; those behind it have the next ones."""
+    return seed_of(config.seed, step * config.prompts * config.group)
 
 
 def first_failure(trajectories: Sequence[Trajectory]) -> str | None:

@@ -34,6 +34,7 @@ from pixelis_fast.phases.ttrl_types import (
 )
 from pixelis_fast.phases.ttrl_update import Lesson, Step, Updater
 from pixelis_fast.phases.ttrl_versions import Outcome, Versions
+from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.types import Sample, Trajectory
 
 AUDIT = "audit.jsonl"
@@ -140,7 +141,7 @@ class TtrlLearner:
         with self._timed("rollout"):
             return self.parts.run(
                 [sample] * size,
-                seed=self.config.seed + self.num_queries * size,
+                seed=seed_of(self.config.seed, self.num_queries * size),
                 temperature=self.config.temperature,
                 tenant=tenant,
             )

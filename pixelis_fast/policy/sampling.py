@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SEEDS_APART = 0x9E3779B1
+"""2^32 over the golden ratio: its multiples spread evenly."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -114,3 +117,11 @@ def _draw(logprobs_V: Tensor, sampling: Sampling, generator: torch.Generator | N
     before_K = probs_K.cumsum(-1) - probs_K
     probs_K = probs_K.masked_fill(before_K >= sampling.top_p, 0.0)
     return ids_K[torch.multinomial(probs_K, 1, generator=generator)[0]]
+
+
+def seed_of(run: int, number: int) -> int:
+    """Of a run's draw `number`, below 2^32: torch's generator on the CPU reads no more of a seed.
+
+    Runs begin far apart, so that two of them share no draws.
+    """
+    return (run * SEEDS_APART + number) % 2**32

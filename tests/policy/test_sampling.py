@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelis_fast.policy.sampling import Sampling, mask_logits, sample
+from pixelis_fast.policy.sampling import Sampling, mask_logits, sample, seed_of
 
 VOCAB = 50
 DRAWS = 2000
@@ -110,3 +110,9 @@ def test_shapes_are_checked():
         sample(torch.zeros(2, VOCAB), sampling=Sampling())
     with pytest.raises(ValueError, match="allowed: expected bool"):
         sample(logits_row(), sampling=Sampling(), allowed=torch.ones(VOCAB))
+
+
+def test_two_runs_share_no_draws():
+    draws = {run: {seed_of(run, number) for number in range(10_000)} for run in range(4)}
+    assert all(0 <= seed < 2**32 for seeds in draws.values() for seed in seeds)
+    assert sum(map(len, draws.values())) == len(set.union(*draws.values())) == 40_000

@@ -30,6 +30,7 @@ from pixelis_fast.tools_trt.micro.surfaces import Photographs
 WEIGHT_DECAY, BETAS, CLIP = 0.02, (0.9, 0.98), 1.0
 AVERAGE_DECAY = 0.998
 SMOOTHING = 0.98
+SEEDS_APART = 0x9E3779B1  # 2^32 over the golden ratio
 """Of the loss and IoU that are shown."""
 HELD_OUT_PICTURES, HELD_OUT_CLIPS, HELD_OUT_FRAMES = 24, 6, 6
 
@@ -103,7 +104,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, self.progress, peak=self.peak_rate)
         batch = self._batch(phase)
-        random = torch.Generator().manual_seed((self.seed << 32) + self.step)
+        # Within 32 bits: the generator reads no more of a seed.
+        random = torch.Generator().manual_seed((self.seed * SEEDS_APART + self.step) % 2**32)
         loss, iou = lesson(self.graphs, batch, random)
         self.optimizer.zero_grad()
         loss.backward()
