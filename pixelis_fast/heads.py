@@ -125,7 +125,7 @@ def in_cells(boxes_M4: Tensor, cells_M4: Tensor) -> Tensor:
     """Centre from the cell's own, and size, both in cells: numbers around 1.
 
     As shares of the picture they are small, a loss hardly tells places within a cell apart, and a
-    tower settles for naming the cell: 33 of 1000 off after 300 steps of its own, against 11.
+    tower settles for naming the cell.
     """
     apart_M2 = boxes_M4[:, :2] - cells_M4[:, :2]
     return torch.cat((apart_M2, boxes_M4[:, 2:]), dim=1) / cells_M4[:, 2:].repeat(1, 2)
