@@ -8,12 +8,12 @@ once for all, and only the question can tell them apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pixelis_fast.data.prepared import Example
+from pixelis_fast.data.prepared import Example, StoredPicture
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,35 @@ class StepExamples:
             count = max(1, round(len(self._whole) * self._curriculum.hardness(progress)))
             return [self._whole[rng.integers(count)]]
         return self._grounding[rng.integers(len(self._grounding))]
+
+
+class StepPictures:
+    """Draws one step's labelled pictures, for a tower that is trained alone.
+
+    Example:
+        media_ids = StepPictures(data.pictures, batch_tokens=864, seed=0, merge=2).draw(7)
+    """
+
+    def __init__(
+        self, pictures: Mapping[str, StoredPicture], *, batch_tokens: int, seed: int, merge: int
+    ) -> None:
+        self._ids = [name for name, stored in pictures.items() if stored.labels is not None]
+        self._pictures, self._merge = pictures, merge
+        self._seed, self._batch_tokens = seed, batch_tokens
+
+    def draw(self, step: int) -> list[str]:
+        """At least one, then as many as fit; ValueError where no picture has labels."""
+        if not self._ids:
+            raise ValueError("pictures: expected labels of visual tokens in the data, got none")
+        rng = np.random.default_rng((self._seed, step))
+        drawn: list[str] = []
+        room = self._batch_tokens
+        while room > 0:
+            name = self._ids[rng.integers(len(self._ids))]
+            room -= int(np.prod(self._pictures[name].grid_thw)) // self._merge**2
+            if name not in drawn and (room >= 0 or not drawn):
+                drawn.append(name)
+        return drawn
 
 
 def by_picture(examples: Sequence[Example]) -> list[list[Example]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pixelis_fast.data.prepared import Example, Prepared, TokenLabels, labels_of
 from pixelis_fast.guidance import Guidance, GuidanceLosses, ShownBoxes, WatchedAttention
 from pixelis_fast.head_targets import HeadTargets, head_targets
-from pixelis_fast.heads import AuxiliaryHeads, DenseHead, HeadLosses
+from pixelis_fast.heads import AuxiliaryHeads, DenseHead, DenseLosses, HeadLosses
 from pixelis_fast.imitation import RoleWeights, token_weights
 from pixelis_fast.kernels.masked_imitation import masked_imitation_loss
 from pixelis_fast.policy.adapters import AdapterBank
@@ -99,8 +99,23 @@ class SftModel(nn.Module):
         if self.dense is not None and features is not None and labels is not None:
             dense = self.dense(features.embeds_MD, labels)
             total = total + self.config.dense_weight * dense.total()
-            metrics |= {"loss/dense": dense.kinds.item(), "loss/dense box": dense.box.item()}
+            metrics |= dense_metrics(dense)
         return SftLoss(total, metrics | {"loss/total": total.item()})
+
+    def tower_loss(self, media_ids: Sequence[str], data: Prepared) -> SftLoss:
+        """Of what the tower's tokens show, without the decoder."""
+        if self.dense is None:
+            raise ValueError("tower_only: expected data with labels of visual tokens, got none")
+        pictures = [data.patches(media_id) for media_id in media_ids]
+        patches_PK = torch.cat([picture.patches_PK for picture in pictures])
+        features = self.policy.encode_vision(
+            patches_PK.to(self.policy.device), [picture.grid_thw for picture in pictures]
+        )
+        merge = self.policy.config.vision.merge_size
+        labels = labels_of(data, media_ids, len(self.dense.heads), merge).to(self.policy.device)
+        dense = self.dense(features.embeds_MD, labels)
+        total = self.config.dense_weight * dense.total()
+        return SftLoss(total, dense_metrics(dense) | {"loss/total": total.item()})
 
     def _targets(self, examples: Sequence[Example]) -> HeadTargets | None:
         if self.heads is None and self.guidance is None:
@@ -162,6 +177,10 @@ def head_metrics(losses: HeadLosses) -> dict[str, float]:
     names = ("operation", "pointer", "region", "span")
     values = {f"loss/{name}": getattr(losses, name).item() for name in names}
     return values | {"pointed_right": losses.pointed_right}
+
+
+def dense_metrics(losses: DenseLosses) -> dict[str, float]:
+    return {"loss/dense": losses.kinds.item(), "loss/dense box": losses.box.item()}
 
 
 def guidance_metrics(losses: GuidanceLosses) -> dict[str, float]:

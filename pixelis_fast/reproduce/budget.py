@@ -20,8 +20,11 @@ class Budget:
     """Tasks with a whole chain to imitate."""
     grounding: int = 7000
     """Tasks with single calls."""
+    tower_steps: int = 600
+    tower_tokens: int = 864
+    """Visual tokens per step: 24 pictures of 192 x 192."""
     grounding_steps: int = 2500
-    chain_steps: int = 2500
+    chain_steps: int = 2000
     sft_tokens: int = 3072
     """Per step."""
     rft_steps: int = 150
@@ -47,6 +50,8 @@ BUDGETS = {
         seeds=(0,),
         whole=12,
         grounding=12,
+        tower_steps=2,
+        tower_tokens=72,
         grounding_steps=3,
         chain_steps=3,
         sft_tokens=600,

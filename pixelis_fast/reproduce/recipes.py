@@ -34,13 +34,28 @@ REWARDS = {
 TTRL_RATE = 1e-3
 
 
-def grounding_config(
-    data: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
-) -> SftConfig:
-    """From scratch, on single calls."""
+def tower_config(data: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
+    """From scratch, on what the pictures' tokens show."""
     return SftConfig(
         data=(str(data / "grounding"),),
         out=str(out),
+        optimizer=schedule(1.2e-3, budget.tower_steps),
+        batch_tokens=budget.tower_tokens,
+        tower_only=True,
+        device=budget.device,
+        threads=budget.threads,
+        seed=seed,
+    )
+
+
+def grounding_config(
+    data: Path, policy: str, out: Path, budget: Budget, *, seed: int, loss: LossConfig
+) -> SftConfig:
+    """On single calls."""
+    return SftConfig(
+        data=(str(data / "grounding"),),
+        out=str(out),
+        policy=policy,
         optimizer=schedule(1.2e-3, budget.grounding_steps),
         loss=loss,
         curriculum=Curriculum(1.0, 1.0),

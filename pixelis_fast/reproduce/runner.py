@@ -42,6 +42,7 @@ from pixelis_fast.reproduce.recipes import (
     direct_config,
     grounding_config,
     rft_config,
+    tower_config,
     ttrl_config,
 )
 from pixelis_fast.reproduce.rows import Row, RowFolder, once
@@ -49,6 +50,7 @@ from pixelis_fast.reproduce.stream import learned, stream
 from pixelis_fast.types import Sample
 
 LEARNED = "learned.json"
+SCRATCH = "pixelworld-5m"
 ABLATIONS = {
     "without KL to EMA": "safety",
     "answer majority only": "vote",
@@ -194,10 +196,19 @@ class Reproduction:
         folder = self._folder(seed, arm)
         return measure(agent, asked, folder, tools=tools, title=arm).to_json()
 
-    def _grounded(self, seed: int, loss: LossConfig) -> Path:
+    def _tower(self, seed: int) -> Path:
         self._prepare("grounding")
-        out = self._folder(seed, "grounding" if loss != UNIFORM else "grounding, uniform")
-        config = grounding_config(self._data, out, self.budget, seed=seed, loss=loss)
+        out = self._folder(seed, "tower")
+        config = tower_config(self._data, out, self.budget, seed=seed)
+        return once(out, lambda: sft.main(config))
+
+    def _grounded(self, seed: int, loss: LossConfig) -> Path:
+        """Without heads there is nothing to teach a tower of its own: it starts with the rest."""
+        self._prepare("grounding")
+        plain = loss == UNIFORM
+        start = SCRATCH if plain else str(self._tower(seed))
+        out = self._folder(seed, "grounding, uniform" if plain else "grounding")
+        config = grounding_config(self._data, start, out, self.budget, seed=seed, loss=loss)
         return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:

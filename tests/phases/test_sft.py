@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.prepared import Prepared
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, guide_weight, main
-from pixelis_fast.phases.sft_data import Curriculum, StepExamples
+from pixelis_fast.phases.sft_data import Curriculum, StepExamples, StepPictures
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.limits import PRESET_LIMITS, PatchShape
@@ -191,3 +192,34 @@ def test_an_adapter_is_not_guided():
     assert guide_weight(None, 8) == guide_weight(0.0, 8) == 0.0
     with pytest.raises(ValueError, match="--guide: expected none beside an adapter"):
         guide_weight(1.0, 8)
+
+
+def test_a_tower_alone_learns_what_its_tokens_show_and_nothing_else_moves(config, start, tmp_path):
+    alone = config(tmp_path / "tower", tower_only=True, batch_tokens=108)
+    run = SftRun(alone)
+    before = {name: p.clone() for name, p in run.opened.policy.named_parameters()}
+    run.train()
+    rows = [json.loads(line) for line in (tmp_path / "tower" / "log.jsonl").open()]
+    assert rows[-1]["loss/total"] < 0.8 * rows[0]["loss/total"]
+    moved = {n for n, p in run.opened.policy.named_parameters() if not torch.equal(p, before[n])}
+    assert "vision.patch_embed.weight" in moved
+    assert all(name.startswith("vision.") for name in moved)
+    behind = config(tmp_path / "all", policy=str(tmp_path / "tower" / "policy"))
+    assert SftRun(behind).step()["loss/total"] > 0
+
+
+def test_a_towers_pictures_fill_the_batch_once_each(data):
+    stored = Prepared([data], PatchShape()).pictures
+    pictures = StepPictures(stored, batch_tokens=150, seed=3, merge=2)
+    drawn = pictures.draw(5)
+    assert drawn == StepPictures(stored, batch_tokens=150, seed=3, merge=2).draw(5)
+    assert drawn != pictures.draw(6)
+    assert len(set(drawn)) == len(drawn) >= 1
+    assert sum(np.prod(stored[name].grid_thw) // 4 for name in drawn) <= 150
+    with pytest.raises(ValueError, match="expected labels of visual tokens"):
+        StepPictures({}, batch_tokens=150, seed=3, merge=2).draw(0)
+
+
+def test_a_tower_alone_takes_no_validation(config, data, tmp_path):
+    with pytest.raises(ValueError, match="tower_only: expected"):
+        config(tmp_path, tower_only=True, validation=str(data))

@@ -23,6 +23,7 @@ from pixelis_fast.reproduce.recipes import (
     direct_config,
     grounding_config,
     rft_config,
+    tower_config,
     ttrl_config,
 )
 from pixelis_fast.reproduce.rows import ROW, RowFolder, once
@@ -186,12 +187,13 @@ def test_the_gpus_budget_trains_and_measures_on_a_gpu(tmp_path):
     budget = BUDGETS["gpu"]
     loss = LossConfig()
     configs = [
-        grounding_config(tmp_path, tmp_path, budget, seed=0, loss=loss),
+        tower_config(tmp_path, tmp_path, budget, seed=0),
+        grounding_config(tmp_path, "p", tmp_path, budget, seed=0, loss=loss),
         chains_config(tmp_path, tmp_path, tmp_path, budget, seed=0, loss=loss),
         direct_config(tmp_path, tmp_path, tmp_path, budget, seed=0),
         rft_config(tmp_path, tmp_path, budget, seed=0, arm="cc-rft").agent,
     ]
-    assert [config.device for config in configs] == ["cuda"] * 4
+    assert [config.device for config in configs] == ["cuda"] * 5
 
 
 def test_what_did_not_end_is_made_again(tmp_path):
