@@ -69,12 +69,23 @@ class MasterAdamW:
         report = optimizer.step()
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: OptimizerConfig,
+        *,
+        slow: Iterable[nn.Parameter] = (),
+        slow_share: float = 1.0,
+    ) -> None:
+        """Those of `parameters` that are in `slow` move at this share of the rate."""
         self.config, self.num_steps = config, 0
         self._parameters = [p for p in parameters if p.requires_grad]
         self._masters = [master_of(parameter) for parameter in self._parameters]
+        held = {id(parameter) for parameter in slow} if slow_share != 1 else set()
+        slowly = [id(parameter) in held for parameter in self._parameters]
         self._adam = torch.optim.AdamW(
-            by_decay(self._masters, config.weight_decay),
+            by_decay(picked(self._masters, slowly, False), config.weight_decay, share=1.0)
+            + by_decay(picked(self._masters, slowly, True), config.weight_decay, share=slow_share),
             lr=config.learning_rate,
             betas=config.betas,
             fused=True,
@@ -88,7 +99,7 @@ class MasterAdamW:
         skipped = not bool(torch.isfinite(norm))
         if not skipped:
             for group in self._adam.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             self._adam.step()
             self._give_back()
         self._adam.zero_grad()
@@ -126,8 +137,16 @@ def master_of(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().float().clone())
 
 
-def by_decay(masters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+def picked(masters: Sequence[Tensor], marks: Sequence[bool], wanted: bool) -> list[Tensor]:
+    return [master for master, mark in zip(masters, marks, strict=True) if mark is wanted]
+
+
+def by_decay(
+    masters: Sequence[Tensor], weight_decay: float, *, share: float
+) -> list[dict[str, Any]]:
     matrices = [master for master in masters if master.ndim > 1]
     vectors = [master for master in masters if master.ndim <= 1]
     groups = [(matrices, weight_decay), (vectors, 0.0)]
-    return [{"params": group, "weight_decay": decay} for group, decay in groups if group]
+    return [
+        {"params": group, "weight_decay": decay, "share": share} for group, decay in groups if group
+    ]

@@ -105,3 +105,14 @@ def test_the_rate_warms_up_and_falls():
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"warmup_steps: expected 0\.\.5, got 6"):
         OptimizerConfig(warmup_steps=6, total_steps=5)
+
+
+def test_the_slow_ones_move_at_their_share():
+    fast, slow = (torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2))
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, total_steps=10, weight_decay=0.0)
+    optimizer = MasterAdamW([fast, slow], config, slow=[slow], slow_share=0.25)
+    for parameter in (fast, slow):
+        parameter.grad = torch.full((3, 3), 0.01)
+    optimizer.step()
+    torch.testing.assert_close(1 - slow, 0.25 * (1 - fast))
+    assert (fast < 1).all()

@@ -57,6 +57,9 @@ class SftConfig:
     tower_only: bool = False
     """Only the vision tower, on what its tokens show; tokens of a batch are then visual ones. A
     tower that starts apart learns in minutes what it learns in hours behind a decoder."""
+    tower_rate: float = 1.0
+    """The tower's learning rate as a share of the rest's: a tower that has learned already forgets
+    places while a new decoder's gradients are large."""
     lora_rank: int | None = None
     """Train an adapter bank of this rank and leave the policy; None: train all of it."""
     recompute: bool = False
@@ -78,6 +81,8 @@ class SftConfig:
                 "tower_only: expected a dense weight, no validation and no adapter with it, "
                 f"got {self.loss.dense_weight}, {self.validation} and {self.lora_rank}"
             )
+        if not 0 < self.tower_rate <= 1:
+            raise ValueError(f"tower_rate: expected a share in (0, 1], got {self.tower_rate}")
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: expected >= 1, got {self.batch_tokens}")
         if self.lora_rank is not None and self.policy in PRESETS:
@@ -113,7 +118,12 @@ class SftRun:
         self.model = SftModel(
             self.opened.policy, config.loss, num_labels=num_labels, bank=self.bank
         )
-        self.optimizer = MasterAdamW(self.model.trained(), config.optimizer)
+        self.optimizer = MasterAdamW(
+            self.model.trained(),
+            config.optimizer,
+            slow=self.opened.policy.vision.parameters(),
+            slow_share=config.tower_rate,
+        )
         self.examples = StepExamples(
             self.data.examples,
             config.curriculum,
@@ -285,6 +295,7 @@ def command(
     tower: Annotated[
         bool, typer.Option("--tower", help="Only the vision tower, on labelled pictures.")
     ] = False,
+    tower_rate: Annotated[float, typer.Option(help="The tower's share of the rate.")] = 1.0,
     guide: Annotated[
         float | None, typer.Option(help="Weight of guided attention; 1 without an adapter.")
     ] = None,
@@ -316,6 +327,7 @@ def command(
         loss=LossConfig(guide_weight=guide_weight(guide, chosen.get("lora_rank"))),
         curriculum=Curriculum(grounding, min(grounding + 0.2, 1.0) if grounding else 0.0),
         tower_only=tower,
+        tower_rate=tower_rate,
         dtype=dtype,
         threads=threads,
         seed=seed,

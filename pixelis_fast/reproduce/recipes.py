@@ -32,6 +32,7 @@ REWARDS = {
     "task reward only": RewardConfig.task_only(),
 }
 TTRL_RATE = 1e-3
+SCRATCH = "pixelworld-5m"
 
 
 def tower_config(data: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
@@ -53,6 +54,7 @@ def grounding_config(
 ) -> SftConfig:
     """On single calls."""
     return SftConfig(
+        tower_rate=1.0 if policy == SCRATCH else 0.2,
         data=(str(data / "grounding"),),
         out=str(out),
         policy=policy,
@@ -71,6 +73,7 @@ def chains_config(
 ) -> SftConfig:
     """On whole chains, with single calls among them."""
     return SftConfig(
+        tower_rate=0.5,
         data=(str(data / "whole"), str(data / "grounding")),
         out=str(out),
         policy=str(policy),

@@ -37,6 +37,7 @@ from pixelis_fast.reproduce.measure import (
 )
 from pixelis_fast.reproduce.recipes import (
     REWARDS,
+    SCRATCH,
     UNIFORM,
     chains_config,
     direct_config,
@@ -50,7 +51,6 @@ from pixelis_fast.reproduce.stream import learned, stream
 from pixelis_fast.types import Sample
 
 LEARNED = "learned.json"
-SCRATCH = "pixelworld-5m"
 ABLATIONS = {
     "without KL to EMA": "safety",
     "answer majority only": "vote",
