@@ -1,9 +1,9 @@
 """Guided attention: in two middle layers, one head looks where a call points and tells where it is.
 
 A pointer that is read off the last layer teaches a decoder which visual token matches a name, but
-not to fetch where that token lies: from scratch, most pointers are right while every coordinate
-stays at chance, because the stream drowns the visual tokens' embeddings long before the layer that
-would copy them (`--guide 0` of `pixelis train sft` shows it, in pointed_right and nll/argument).
+not to fetch where that token lies: from scratch, pointers come right while coordinates stay at
+chance, because the stream drowns the visual tokens' embeddings before the layer that would copy
+them. `pixelis train sft --guide 0` trains without; compare pointed_right and nll/argument.
 
 At every row that predicts an argument, the first head's attention is trained on the target's visual
 token (cross entropy over all it may see), and a linear layer reads the call's region off what it

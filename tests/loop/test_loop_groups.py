@@ -2,27 +2,9 @@
 
 from dataclasses import replace
 
-import pytest
-
-from pixelis_fast.agent import Agent
 from pixelis_fast.policy.engine import EngineConfig
-from pixelis_fast.types import RolloutStatus, Sample, TokenRole
-from tests.loop_fixtures import Alone, ask, coins_of, same_tokens, thoughtless_agent, variant
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
-
-
-@pytest.fixture(scope="module")
-def expected(agent) -> Alone:
-    return Alone(agent)
+from pixelis_fast.types import RolloutStatus, TokenRole
+from tests.loop_fixtures import ask, coins_of, same_tokens, variant
 
 
 def test_a_group_computes_its_prompt_once(agent):

@@ -6,36 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from pixelis_fast.agent import Agent
 from pixelis_fast.loop import Ended, LoopClosedError, Request
-from pixelis_fast.types import RolloutStatus, Sample
+from pixelis_fast.types import RolloutStatus
 from tests.loop_fixtures import (
     ANSWER,
     ZOOM,
-    Alone,
     ask,
     coins_of,
     same_tokens,
     script,
-    thoughtless_agent,
     until,
     variant,
 )
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
-
-
-@pytest.fixture(scope="module")
-def expected(agent) -> Alone:
-    return Alone(agent)
 
 
 class Broken:

@@ -7,18 +7,8 @@ from pixelis_fast.agent import Agent
 from pixelis_fast.loop import Request
 from pixelis_fast.policy.engine import Chunk, VisionSlot
 from pixelis_fast.policy.sampling import Sampling, mask_logits
-from pixelis_fast.types import Sample, Trajectory
-from tests.loop_fixtures import ANSWER, READ, ZOOM, alone, ask, coins_of, script, thoughtless_agent
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
+from pixelis_fast.types import Trajectory
+from tests.loop_fixtures import ANSWER, READ, ZOOM, alone, ask, script
 
 
 def test_a_call_can_be_drawn_otherwise(agent, coins):

@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from pixelis_fast.agent import Agent
 from pixelis_fast.loop import Call, Ended, LoopConfig, Observed, Request, Tokens
 from pixelis_fast.policy.engine import EngineConfig
 from pixelis_fast.trace import differences
-from pixelis_fast.types import RolloutStatus, Sample
+from pixelis_fast.types import RolloutStatus
 from tests.loop_fixtures import (
     ANSWER,
     LONG,
     SCRIPTS,
     ZOOM,
-    Alone,
     HeldCall,
     ask,
     chooser_of,
@@ -26,25 +24,9 @@ from tests.loop_fixtures import (
     same_tokens,
     script,
     small,
-    thoughtless_agent,
     until,
     variant,
 )
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
-
-
-@pytest.fixture(scope="module")
-def expected(agent) -> Alone:
-    return Alone(agent)
 
 
 def test_events_tell_the_trajectory_in_order(agent, coins):

@@ -4,9 +4,8 @@ import threading
 
 import pytest
 
-from pixelis_fast.agent import Agent
 from pixelis_fast.loop import Call, Observed, QueueFullError, Request
-from pixelis_fast.types import RolloutStatus, Sample, TokenRole
+from pixelis_fast.types import RolloutStatus, TokenRole
 from tests.loop_fixtures import (
     ANSWER,
     READ,
@@ -14,20 +13,9 @@ from tests.loop_fixtures import (
     ask,
     coins_of,
     script,
-    thoughtless_agent,
     until,
     variant,
 )
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
 
 
 def test_cancellation_at_every_place(agent):

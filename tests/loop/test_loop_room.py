@@ -1,39 +1,19 @@
 """Too little room for keys and values, and prompts larger than one forward."""
 
-import pytest
-
-from pixelis_fast.agent import Agent
 from pixelis_fast.loop import Request
 from pixelis_fast.policy.engine import EngineConfig
-from pixelis_fast.types import RolloutStatus, Sample, TokenRole
+from pixelis_fast.types import RolloutStatus, TokenRole
 from tests.loop_fixtures import (
     ANSWER,
     ZOOM,
-    Alone,
     ask,
     coins_of,
     same_tokens,
     script,
     small,
-    thoughtless_agent,
     until,
     variant,
 )
-
-
-@pytest.fixture(scope="module")
-def agent() -> Agent:
-    return thoughtless_agent()
-
-
-@pytest.fixture(scope="module")
-def coins(agent) -> Sample:
-    return coins_of(agent)
-
-
-@pytest.fixture(scope="module")
-def expected(agent) -> Alone:
-    return Alone(agent)
 
 
 def test_without_room_the_youngest_steps_aside_and_nothing_is_lost(agent, coins, expected):
