@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
-from pixelis_fast.data.prepared import BOX
 from pixelis_fast.head_targets import HeadTargets
-from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance, in_cells
+from pixelis_fast.heads import BOX_WEIGHT, PLACE, SMOOTH, box_distance, in_cells
 from pixelis_fast.policy.decoder import Attend
 
 
@@ -84,8 +83,8 @@ class Guidance(nn.Module):
         super().__init__()
         middle = num_layers // 2
         self.layers = tuple(sorted({middle, min(middle + 1, num_layers - 1)}))
-        self.brought = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
-        self.offered = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
+        self.brought = nn.ModuleList(nn.Linear(head_dim, PLACE) for _ in self.layers)
+        self.offered = nn.ModuleList(nn.Linear(head_dim, PLACE) for _ in self.layers)
 
     def forward(
         self,
@@ -126,23 +125,18 @@ class ShownBoxes:
 
 def brought_loss(read: nn.Module, seen: SeenByHead, rows: GuidedRows) -> Tensor:
     """Smooth L1 of the call's region, read off what the head brought."""
-    wanted_G8 = both_units(rows.region_G4, rows.cell_box_G4)
-    known_G8 = rows.region_known_G4.repeat(1, 2)
-    apart_G8 = smooth_l1_loss(
-        read(seen.mixed_NF[rows.rows_G]), wanted_G8, beta=SMOOTH, reduction="none"
+    wanted_G6 = in_cells(rows.region_G4, rows.cell_box_G4)
+    known_G6 = torch.cat((rows.region_known_G4, rows.region_known_G4[:, :2]), dim=1)
+    apart_G6 = smooth_l1_loss(
+        read(seen.mixed_NF[rows.rows_G]), wanted_G6, beta=SMOOTH, reduction="none"
     )
-    return apart_G8[known_G8].mean()
+    return apart_G6[known_G6].mean()
 
 
 def offered_loss(read: nn.Module, seen: SeenByHead, shown: ShownBoxes) -> Tensor:
     """Smooth L1 of things' boxes, read off the values of the tokens that show them."""
-    wanted_B8 = both_units(shown.boxes_B4, shown.cells_B4)
-    return box_distance(read(seen.values_NF[shown.rows_B]), wanted_B8)
-
-
-def both_units(boxes_B4: Tensor, cells_B4: Tensor) -> Tensor:
-    """(B, 8): in cells, from the cell; and as shares of the picture, which tells the cell."""
-    return torch.cat((in_cells(boxes_B4, cells_B4), boxes_B4), dim=1)
+    wanted_B6 = in_cells(shown.boxes_B4, shown.cells_B4)
+    return box_distance(read(seen.values_NF[shown.rows_B]), wanted_B6)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pixelis_fast.guidance import (
     ShownBoxes,
     WatchedAttention,
     attention_loss,
-    both_units,
     guided_rows,
 )
 from pixelis_fast.head_targets import NONE, HeadTargets
+from pixelis_fast.heads import in_cells
 from pixelis_fast.policy.batch import PackedBatch
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.weights import random_policy
@@ -69,10 +69,10 @@ def test_the_loss_is_the_causal_softmax_of_the_decoder():
     assert right == pytest.approx(sum(strongest) / len(strongest))
 
 
-def test_a_box_is_told_in_cells_from_its_cell_and_as_shares():
+def test_a_box_is_told_in_cells_from_its_cell_and_from_the_corner():
     box, cell = torch.tensor([[0.7, 0.2, 0.1, 0.1]]), torch.tensor([[0.6, 0.3, 0.2, 0.4]])
-    found = both_units(box, cell)[0].tolist()
-    assert found == pytest.approx([0.5, -0.25, 0.5, 0.25, 0.7, 0.2, 0.1, 0.1])
+    found = in_cells(box, cell)[0].tolist()
+    assert found == pytest.approx([0.5, -0.25, 0.5, 0.25, 3.5, 0.5])
 
 
 @pytest.fixture(scope="module")

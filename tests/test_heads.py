@@ -170,11 +170,11 @@ def test_the_dense_head_leaves_unknown_tokens_alone():
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
-        head.box.bias.copy_(torch.tensor([0.5, 0.0, 1.0, 0.5]))
+        head.box.bias.copy_(torch.tensor([0.5, 0.0, 1.0, 0.5, 3.0, 0.5]))
     losses = head(embeds_MD, LABELS)
     assert losses.kinds.item() == pytest.approx((math.log(3) + math.log(2)) / 2)
-    # One of eight numbers is off, by half a cell: smooth L1 with its bend at 0.05.
-    assert losses.box.item() == pytest.approx((0.5 - 0.025) / 8, rel=1e-5)
+    # Two of twelve numbers are off, by 0.5 and 1.5 cells: smooth L1 with its bend at 0.05.
+    assert losses.box.item() == pytest.approx((0.5 - 0.025 + 1.5 - 0.025) / 12, rel=1e-5)
 
 
 def test_a_batch_without_labels_has_no_dense_loss():
