@@ -56,10 +56,13 @@ class MemoryConfig:
     worth: Worth = field(default_factory=Worth)
     open_indexes: int = 64
     """Tenants whose vectors are held in memory; others are read again when asked for."""
+    open_index_bytes: int = 1 << 30
+    """Of those vectors: whoever was asked for longest ago is closed first. The tenant that is being
+    asked for is held whatever its size."""
 
     def __post_init__(self) -> None:
         counts = ("pixel_dimension", "text_dimension", "max_experiences", "max_bytes")
-        for name in (*counts, "open_indexes"):
+        for name in (*counts, "open_indexes", "open_index_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not 0 <= self.slack < 1:

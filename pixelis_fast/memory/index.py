@@ -28,6 +28,7 @@ FAISS_VERSION = faiss.__version__
 
 Found = tuple[int, float]
 """Number and similarity."""
+FLOAT_BYTES, NUMBER_BYTES = 4, 8
 TIE_ROOM = 8
 """Asked for beyond k: where the last of them ties with the k-th, more are asked for."""
 
@@ -54,6 +55,11 @@ class TenantIndex:
     def __init__(self, dimension: int) -> None:
         self.dimension, self.stamp = dimension, Stamp()
         self._index: Any = faiss.IndexIDMap(faiss.IndexFlatIP(dimension))
+
+    @property
+    def nbytes(self) -> int:
+        """Of vectors and numbers."""
+        return self._index.ntotal * (self.dimension * FLOAT_BYTES + NUMBER_BYTES)
 
     def to_bytes(self) -> bytes:
         """The vectors and their numbers; the stamp is the caller's to keep."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,24 @@ from pixelis_fast.memory.index_file import index_path, load_index, save_index
 from pixelis_fast.memory.key import hybrid_vectors
 from pixelis_fast.memory.truth import Totals, Truth, Vectors
 
+NOTES = 64
+
 
 class Indexes:
-    """At most `config.open_indexes` are held; the one asked for longest ago goes first."""
+    """Few are held, in few bytes; the one asked for longest ago goes first.
+
+    However many tenants a folder has, what is held of them does not grow: truth and index file are
+    on the disk, and the next question opens them again.
+    """
 
     def __init__(self, truth: Truth, folder: Path, config: MemoryConfig, *, saves: bool) -> None:
         self._truth, self._folder, self._config = truth, folder, config
         self._saves = saves
         self._open: OrderedDict[str, TenantIndex] = OrderedDict()
         self._on_disk: dict[str, Stamp] = {}
-        self.notes: list[str] = []
-        """Saves that failed: a cache that is missing costs time, not experiences."""
+        """Of open ones."""
+        self.notes: deque[str] = deque(maxlen=NOTES)
+        """The newest saves that failed: a cache that is missing costs time, not experiences."""
 
     def of(self, tenant: str) -> TenantIndex:
         """Equal to the truth of this moment."""
@@ -36,9 +43,18 @@ class Indexes:
             index = self._followed(tenant, index, totals)
         self._open[tenant] = index
         self._open.move_to_end(tenant)
-        while len(self._open) > self._config.open_indexes:
-            self._save(*self._open.popitem(last=False))
+        while len(self._open) > 1 and self._is_full():
+            self._close(*self._open.popitem(last=False))
         return index
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that are open."""
+        return sum(index.nbytes for index in self._open.values())
 
     def rebuilt(self, tenant: str) -> TenantIndex:
         """From the truth alone."""
@@ -49,6 +65,14 @@ class Indexes:
     def save_all(self) -> None:
         for tenant, index in self._open.items():
             self._save(tenant, index)
+
+    def _is_full(self) -> bool:
+        config = self._config
+        return self.num_open > config.open_indexes or self.nbytes > config.open_index_bytes
+
+    def _close(self, tenant: str, index: TenantIndex) -> None:
+        self._save(tenant, index)
+        self._on_disk.pop(tenant, None)
 
     def _from_disk(self, tenant: str, stamp: Stamp) -> TenantIndex:
         path = index_path(self._folder, tenant)

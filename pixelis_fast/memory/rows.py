@@ -58,6 +58,18 @@ def experience_from_row(row: tuple[Any, ...]) -> Experience:
     )
 
 
+def experience_text(experience: Experience) -> str:
+    """One experience alone, as JSON; `experience_from_text` gives it back bit for bit."""
+    words, pixels = experience.key.text_T.tobytes(), experience.key.pixel_P.tobytes()
+    body = trajectory_body(experience.trajectory)
+    return json.dumps([*columns_of(experience), words.hex(), pixels.hex(), body])
+
+
+def experience_from_text(text: str) -> Experience:
+    *columns, words, pixels, body = json.loads(text)
+    return experience_from_row((*columns, bytes.fromhex(words), bytes.fromhex(pixels), body))
+
+
 def trajectory_body(trajectory: Trajectory) -> str:
     """The JSON of its `asdict`, without that copy of every token."""
     try:

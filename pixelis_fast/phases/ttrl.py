@@ -4,7 +4,8 @@
         --out runs/ttrl
 
 Answers each sample by the vote of a group and learns from the vote, without labels. Killed and
-started again, it goes on. `learning` (serve/learning.py) does the same beside a server.
+started again, it goes on behind the last sample whose outcome was kept. `learning`
+(serve/learning.py) does the same beside a server.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from pixelis_fast.memory import (
 )
 from pixelis_fast.phases.ttrl_batch import Rules
 from pixelis_fast.phases.ttrl_canary import Canary
-from pixelis_fast.phases.ttrl_learner import TENANT, Parts, TtrlLearner
+from pixelis_fast.phases.ttrl_learner import TENANT, TtrlLearner
+from pixelis_fast.phases.ttrl_parts import Parts
 from pixelis_fast.phases.ttrl_serving import AgentRunner, Publisher
 from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig, TtrlEvent
 from pixelis_fast.phases.ttrl_update import Updater

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pixelis_fast.advantages import UNSCORED, group_advantages
+from pixelis_fast.advantages import UNSCORED, AdvantageConfig, group_advantages
 from pixelis_fast.memory import Experience, MemoryKey, Neighbour, Outcome, Provenance, Source
+from pixelis_fast.phases.ttrl_lesson import Lesson
 from pixelis_fast.phases.ttrl_types import Judges, TtrlConfig
-from pixelis_fast.phases.ttrl_update import Lesson
 from pixelis_fast.types import Trajectory
 from pixelis_fast.voting import Vote, VoteKind, canonical, vote
 
@@ -80,7 +80,8 @@ def lesson_of(group: Group, tenant: str, config: TtrlConfig) -> Lesson:
         pseudo_reward(trajectory, fidelity, group.vote.answer, config)
         for trajectory, fidelity in zip(group.trajectories, group.fidelities, strict=True)
     ]
-    found = group_advantages(rewards, [0] * len(rewards), group.trajectories)
+    spread = AdvantageConfig(least_spread=config.least_spread)
+    found = group_advantages(rewards, [0] * len(rewards), group.trajectories, spread)
     return Lesson(group.trajectories, found.values, group.vote.exemplar_index, tenant)
 
 

@@ -2,7 +2,7 @@
 
 Rollout group, neighbours, vote, gate, update, corridor, canary, publish, average, memory, log: this
 file is their order. What is not published is undone bit for bit. Everything is durable: a learner
-that is killed goes on from its last snapshot, and what came after it is asked again.
+that is killed goes on behind the last query whose outcome was kept (ttrl_journal.py).
 """
 
 from __future__ import annotations
@@ -12,50 +12,23 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pixelis_fast.audit import AuditLog
 from pixelis_fast.corridor import Verdict
-from pixelis_fast.memory import MemoryKey, Neighbour
-from pixelis_fast.phases.ttrl_canary import Canary
+from pixelis_fast.memory import Experience, MemoryKey, Neighbour
 from pixelis_fast.phases.ttrl_group import Group, experience_of, hold_vote, lesson_of
-from pixelis_fast.phases.ttrl_serving import Publisher
-from pixelis_fast.phases.ttrl_state import load_state, save_state
-from pixelis_fast.phases.ttrl_types import (
-    Judges,
-    MakesKeys,
-    Remembers,
-    RunGroup,
-    TtrlConfig,
-    TtrlEvent,
-    TtrlStatus,
-)
-from pixelis_fast.phases.ttrl_update import Lesson, Step, Updater
+from pixelis_fast.phases.ttrl_journal import AUDIT, Entry, Journal, Past, past_of
+from pixelis_fast.phases.ttrl_lesson import Lesson
+from pixelis_fast.phases.ttrl_parts import Parts
+from pixelis_fast.phases.ttrl_state import State, StateFiles, check_settings, load_state
+from pixelis_fast.phases.ttrl_types import TtrlConfig, TtrlEvent, TtrlStatus
 from pixelis_fast.phases.ttrl_versions import Outcome, Versions
 from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.types import Sample, Trajectory
 
-AUDIT = "audit.jsonl"
 TENANT = "default"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a learner works with; `ttrl.parts_of(agent, …)` makes them.
-
-    Example:
-        TtrlLearner(config, Parts(updater, run, judge, keys, memory, publisher))
-    """
-
-    updater: Updater
-    run: RunGroup
-    judge: Judges
-    keys: MakesKeys
-    memory: Remembers
-    publisher: Publisher
-    canary: Canary | None = None
 
 
 class TtrlLearner:
@@ -68,7 +41,7 @@ class TtrlLearner:
     """
 
     def __init__(self, config: TtrlConfig, parts: Parts) -> None:
-        """Goes on from the newest snapshot in `config.out`."""
+        """Goes on from what `config.out` has: snapshot, journal and log."""
         self.config, self.parts = config, parts
         self.num_queries = self.num_updates = 0
         self._tenant_updates: Counter[str] = Counter()
@@ -77,7 +50,10 @@ class TtrlLearner:
         """False from a query's start to its end: a step that broke off is not saved."""
         self._seconds: dict[str, float] = {}
         self._turn = threading.RLock()
-        self.versions = Versions(parts.updater, parts.publisher, parts.canary, config.canary)
+        self._files, self._journal = StateFiles(config), Journal(Path(config.out))
+        self.versions = Versions(
+            parts.updater, parts.publisher, parts.canary, config.canary, self._files
+        )
         self.audit = None if config.read_only else AuditLog(Path(config.out) / AUDIT)
         try:
             self._resume()
@@ -95,12 +71,9 @@ class TtrlLearner:
                 key = self.parts.keys(sample)
                 neighbours = self._neighbours(key, tenant)
                 group = hold_vote(trajectories, neighbours, self.parts.judge, self.config)
-            outcome = self._learn(group, tenant)
-            if not self.config.read_only:
-                self._remember(group, key, tenant)
-            event = self._event(sample, tenant, group, outcome)
+            event = self._event(sample, tenant, group, self._learn(group, tenant))
+            self._store(event, experience_of(group, key, tenant, self.num_queries))
             self.num_queries += 1
-            self._log(event)
             self._is_whole = True
             return replace(event, seconds=self._seconds)
 
@@ -113,21 +86,19 @@ class TtrlLearner:
             pause_s = self.versions.rollback(version)
             self._pending.clear()
             if self.audit is not None:
+                # First: what the log calls gone back to must not be served again by a restart.
+                self._save(self.num_queries)
                 fingerprint = self.parts.updater.bank.fingerprint()
                 self.audit.append("rollback", version=version, fingerprint=fingerprint)
-                self._save()
             self._is_whole = True
             return pause_s
 
     def close(self) -> None:
-        """Saves what is whole.
-
-        Queries that wait for an update, or whose step broke off, are asked again by the next run.
-        """
+        """Saves what is whole; a query whose step broke off is asked again by the next run."""
         with self._turn:
             if self.audit is not None:
-                if self._is_whole and not self._pending:
-                    self._save()
+                if self._is_whole:
+                    self._save(self.num_queries)
                 self.audit.close()
 
     def __enter__(self) -> TtrlLearner:
@@ -173,24 +144,31 @@ class TtrlLearner:
         if len(self._pending) < config.queries_per_update:
             reason = f"{len(self._pending)} of {config.queries_per_update} queries"
             return Outcome(TtrlStatus.WAITING, reason, {})
-        lessons, self._pending = self._pending, []
-        return self._update(lessons)
+        outcome = self._update(self._pending)
+        self._pending = []
+        self.parts.updater.let_go()
+        return outcome
 
     def _update(self, lessons: Sequence[Lesson]) -> Outcome:
-        """Whatever breaks off before it is served is undone: nothing ungated may be learned on."""
+        """Whatever breaks off before it is served is undone: nothing ungated may be learned on.
+
+        The lessons before the last go on waiting; the last one's query is asked again.
+        """
         self.num_updates += 1
         before = self.versions.serving
         try:
             return self._attempt(lessons)
         except BaseException:
-            if self.versions.serving == before:
+            is_served = self.versions.serving != before
+            self._pending = [] if is_served else self._pending[:-1]
+            if not is_served:
                 self.parts.updater.undo()
             raise
 
     def _attempt(self, lessons: Sequence[Lesson]) -> Outcome:
         with self._timed("update"):
             step = self.parts.updater.learn(lessons)
-        details = details_of(step, self.num_updates) | {"seconds": self._seconds["update"]}
+        details = step.details(self.num_updates) | {"seconds": self._seconds["update"]}
         decision = step.decision
         if decision is None:
             reason = f"gradient norm {step.gradient_norm}, loss {step.losses['loss']}"
@@ -201,13 +179,6 @@ class TtrlLearner:
         assert self.audit is not None, "a read-only learner makes no update"
         with self._timed("publish"):
             return self.versions.offer(self.num_updates, decision.reason, details, self.audit)
-
-    def _remember(self, group: Group, key: MemoryKey, tenant: str) -> None:
-        """After a crash a query is asked again; its experience may be there already."""
-        experience = experience_of(group, key, tenant, self.num_queries)
-        with self._timed("remember"):
-            if experience is not None and (tenant, experience.id) not in self.parts.memory:
-                self.parts.memory.add(experience)
 
     def _event(self, sample: Sample, tenant: str, group: Group, outcome: Outcome) -> TtrlEvent:
         return TtrlEvent(
@@ -223,62 +194,90 @@ class TtrlLearner:
             update=outcome.details,
         )
 
-    def _log(self, event: TtrlEvent) -> None:
-        if self.audit is None:
+    def _store(self, event: TtrlEvent, experience: Experience | None) -> None:
+        """First whole in the journal: from then on no kill makes its query be asked again."""
+        if self.config.read_only:
             return
-        with self._timed("log"):
-            self.audit.append("query", **event.to_json())
-            if event.update and self.num_updates % self.config.snapshot_every == 0:
-                self._save()
+        entry = Entry(event.to_json(), experience, in_snapshot=self._is_due(event))
+        with self._timed("save"):
+            self._journal.write(entry)
+            if entry.in_snapshot:
+                self._save(event.query + 1)
+        self._finish(entry)
 
-    def _save(self) -> None:
+    def _is_due(self, event: TtrlEvent) -> bool:
+        """A lesson that waits is part of the state like an update."""
+        is_taught = bool(event.update) or event.status is TtrlStatus.WAITING
+        return is_taught and self.num_updates % self.config.snapshot_every == 0
+
+    def _finish(self, entry: Entry) -> None:
+        """Memory and log; where a kill came between, the memory has it already."""
+        given = entry.experience
+        with self._timed("remember"):
+            if given is not None and (given.tenant, given.id) not in self.parts.memory:
+                self.parts.memory.add(given)
+        assert self.audit is not None, "a read-only learner stores nothing"
+        with self._timed("log"):
+            self.audit.append("query", **entry.event)
+            self._journal.clear()
+
+    def _save(self, num_queries: int) -> None:
         state = {
             "updater": self.parts.updater.state(),
             "versions": self.versions.state(),
-            "num_queries": self.num_queries,
+            "waiting": [lesson.state() for lesson in self._pending],
+            "num_queries": num_queries,
             "num_updates": self.num_updates,
             "tenant_updates": dict(self._tenant_updates),
         }
-        save_state(self.config, state)
+        self._files.save(state)
 
     def _resume(self) -> None:
         state = load_state(self.config)
         if state is not None:
-            self.parts.updater.restore(state["updater"])
-            self.versions.restore(state["versions"])
-            self.num_queries, self.num_updates = state["num_queries"], state["num_updates"]
-            self._tenant_updates = Counter(state["tenant_updates"])
-        if self.audit is not None:
-            self.audit.append(
-                "start" if state is None else "resume",
-                query=self.num_queries,
-                update=self.num_updates,
-                version=self.versions.serving,
-                fingerprint=self.parts.updater.bank.fingerprint(),
-                settings=self.config.run_settings(),
-            )
+            self._restore(state)
+        past = past_of(Path(self.config.out), num_saved=self.num_queries)
+        entry = self._journal.unfinished(past, num_saved=self.num_queries)
+        if entry is not None:
+            past.take_query(entry.event, num_saved=self.num_queries)
+        if state is None and past.num_queries:
+            self._check(past)
+        self._go_on_behind(past)
+        if self.audit is None:
+            return
+        if entry is not None:
+            self._finish(entry)
+        self.audit.append(
+            "resume" if past.num_queries or state is not None else "start",
+            query=self.num_queries,
+            update=self.num_updates,
+            base=self.versions.base,
+            version=self.versions.serving,
+            fingerprint=self.parts.updater.bank.fingerprint(),
+            settings=self.config.run_settings(),
+        )
+
+    def _restore(self, state: State) -> None:
+        self.parts.updater.restore(state["updater"])
+        self.versions.restore(state["versions"])
+        self._pending = [Lesson.of(each) for each in state["waiting"]]
+        self.num_queries, self.num_updates = state["num_queries"], state["num_updates"]
+        self._tenant_updates = Counter(state["tenant_updates"])
+
+    def _check(self, past: Past) -> None:
+        """A run that was killed before its first snapshot is known from its log alone."""
+        check_settings(past.settings or {}, self.config)
+        self.versions.check_base(past.base)
+
+    def _go_on_behind(self, past: Past) -> None:
+        """No answer is given twice, no name of a version is used twice, no budget begins anew."""
+        self.num_queries = max(self.num_queries, past.num_queries)
+        self.num_updates = max(self.num_updates, past.num_updates)
+        if self.config.updates_per_tenant is not None:
+            self._tenant_updates += past.lessons
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         start_s = time.perf_counter()
         yield
         self._seconds[stage] = time.perf_counter() - start_s
-
-
-def details_of(step: Step, number: int) -> dict[str, Any]:
-    """As the log has it."""
-    found: dict[str, Any] = {
-        "number": number,
-        "losses": step.losses,
-        "gradient_norm": step.gradient_norm,
-    }
-    decision = step.decision
-    if decision is None:
-        return found
-    return found | {
-        "verdict": decision.verdict.value,
-        "step": decision.step,
-        "drift": decision.drift.to_json(),
-        "full_drift": decision.full.to_json(),
-        "num_measured": decision.num_measured,
-    }

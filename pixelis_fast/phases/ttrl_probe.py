@@ -12,10 +12,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch import Tensor
+
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.trace import trajectory_from_json
 from pixelis_fast.training_batch import LoadPatches
 from pixelis_fast.types import Sample, Trajectory
+
+PlainPatches = tuple[Tensor, tuple[int, int, int], int]
 
 
 class ProbeSet:
@@ -59,19 +63,27 @@ class ProbeSet:
     def state(self) -> dict[str, Any]:
         """Plain values and tensors."""
         rows = [json.dumps(asdict(each), default=lambda enum: enum.value) for each in self._kept]
-        patches = {
-            media_id: (each.patches_PK, each.grid_thw, each.merge_size)
-            for media_id, each in self._patches.items()
-        }
-        return {"trajectories": rows, "patches": patches}
+        patches, held = plain_patches(self._patches), plain_patches(self._held)
+        return {"trajectories": rows, "patches": patches, "held": held}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._patches = {
-            media_id: Patches(patches_PK, tuple(grid), merge_size)
-            for media_id, (patches_PK, grid, merge_size) in state["patches"].items()
-        }
+        self._patches, self._held = whole_patches(state["patches"]), whole_patches(state["held"])
         self._kept.clear()
         self._kept.extend(trajectory_from_json(json.loads(row)) for row in state["trajectories"])
+
+
+def plain_patches(patches: dict[str, Patches]) -> dict[str, PlainPatches]:
+    return {
+        media_id: (each.patches_PK, each.grid_thw, each.merge_size)
+        for media_id, each in patches.items()
+    }
+
+
+def whole_patches(plain: dict[str, PlainPatches]) -> dict[str, Patches]:
+    return {
+        media_id: Patches(patches_PK, grid, merge_size)
+        for media_id, (patches_PK, grid, merge_size) in plain.items()
+    }
 
 
 def bare(trajectory: Trajectory) -> Trajectory:

@@ -64,6 +64,10 @@ class TtrlConfig:
     """Of a pseudo-reward: how much of agreeing is owed to having looked."""
     invalid_weight: float = 0.5
     """Subtracted from a pseudo-reward per call that could not be run, as a share of its calls."""
+    least_spread: float = 0.1
+    """Advantages divide by no smaller a standard deviation of pseudo-rewards: a group that agrees
+    differs by how well each looked, and that little must not weigh as much as right beside wrong.
+    """
     ema_decay: float = 0.95
     corridor: CorridorConfig = field(default_factory=CorridorConfig)
     safety: bool = True
@@ -78,8 +82,12 @@ class TtrlConfig:
     read_only: bool = False
     """Answer and vote; learn and remember nothing."""
     snapshot_every: int = 1
-    """Updates between snapshots; what came after the last one is done again after a crash."""
-    keep_snapshots: int = 2
+    """Updates between snapshots. A crash costs what was learned after the last one, and no answer:
+    with 1, nothing."""
+    keep_snapshots: int = 8
+    """On disk, one for each version that was served: what `rollback` reaches after a restart. Each
+    has a bank, its average and the optimizer's moments (four times a bank's size) and the probes.
+    """
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,9 +98,10 @@ class TtrlConfig:
         for name in ("ema_decay", "fidelity_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
-        for name in ("imitation_weight", "invalid_weight", "probe_trajectories"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)}")
+        weights = ("imitation_weight", "invalid_weight", "least_spread")
+        for name in (*weights, "probe_trajectories"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)}")
         if self.group < 2:
             raise ValueError(f"group: expected at least 2 that can disagree, got {self.group}")
 

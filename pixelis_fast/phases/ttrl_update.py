@@ -24,6 +24,7 @@ from pixelis_fast.imitation import RoleWeights, token_weights
 from pixelis_fast.kernels.linear_loss import ReferenceHead
 from pixelis_fast.kernels.policy_loss import PolicyLoss, linear_policy_loss
 from pixelis_fast.phases.ttrl_batch import LearnerBatch, Rules, learner_batch
+from pixelis_fast.phases.ttrl_lesson import Lesson
 from pixelis_fast.phases.ttrl_probe import ProbeSet
 from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.policy.adapters import AdapterBank
@@ -36,16 +37,6 @@ PARTS = ("loss", "policy", "imitation", "clipped_low", "clipped_high")
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One query's trajectories, what each is to be made of, and the one to imitate."""
-
-    trajectories: tuple[Trajectory, ...]
-    advantages: tuple[float, ...]
-    exemplar: int | None
-    tenant: str
-
-
-@dataclass(frozen=True)
 class Step:
     """What the gradient step did; drift is decided on, if it was taken."""
 
@@ -53,6 +44,24 @@ class Step:
     gradient_norm: float
     decision: Decision | None
     """None: the gradient was not finite, and nothing changed."""
+
+    def details(self, number: int) -> dict[str, Any]:
+        """As the log has it."""
+        found: dict[str, Any] = {
+            "number": number,
+            "losses": self.losses,
+            "gradient_norm": self.gradient_norm,
+        }
+        decision = self.decision
+        if decision is None:
+            return found
+        return found | {
+            "verdict": decision.verdict.value,
+            "step": decision.step,
+            "drift": decision.drift.to_json(),
+            "full_drift": decision.full.to_json(),
+            "num_measured": decision.num_measured,
+        }
 
 
 class Updater:
@@ -89,6 +98,10 @@ class Updater:
         """Before the `learn` that takes it: a server lets media go once their query is answered."""
         self.probes.hold(lesson.trajectories)
 
+    def let_go(self) -> None:
+        """No lesson waits any more."""
+        self.probes.let_go()
+
     def learn(self, lessons: Sequence[Lesson]) -> Step:
         """Moves the candidate as far as the corridor lets it; follow with `keep` or `undo`."""
         self._before = self._keepsake()
@@ -112,7 +125,6 @@ class Updater:
         self.optimizer.zero_grad()
         decision = self._decide(batch, ema_NE)
         self.probes.add(lesson.trajectories[lesson.exemplar or 0] for lesson in lessons)
-        self.probes.let_go()
         return Step(losses, norm, decision)
 
     @property
@@ -130,7 +142,6 @@ class Updater:
         self.bank.copy_(bank)
         self.optimizer.load_state_dict(deepcopy(optimizer))
         self.optimizer.zero_grad()
-        self.probes.let_go()
 
     def go_back(self, bank: AdapterBank, ema: AdapterBank) -> None:
         """To an earlier published bank and its average, with fresh moments."""
@@ -151,10 +162,8 @@ class Updater:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for bank, saved in ((self.bank, state["bank"]), (self.ema, state["ema"])):
-                for parameter, tensor in zip(bank.parameters(), saved, strict=True):
-                    parameter.copy_(tensor)
+        fill(self.bank, state["bank"])
+        fill(self.ema, state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.restore(state["controller"])
         self.probes.restore(state["probes"])
@@ -229,6 +238,13 @@ class Updater:
 
     def _keepsake(self) -> tuple[AdapterBank, dict[str, Any]]:
         return self.bank.copy().freeze(), deepcopy(self.optimizer.state_dict())
+
+
+@torch.no_grad()
+def fill(bank: AdapterBank, tensors: Sequence[Tensor]) -> None:
+    """With the numbers that a state has of it."""
+    for parameter, tensor in zip(bank.parameters(), tensors, strict=True):
+        parameter.copy_(tensor)
 
 
 def imitation_rows(lessons: Sequence[Lesson]) -> list[list[float]]:

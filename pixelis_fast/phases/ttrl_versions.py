@@ -1,21 +1,26 @@
 """From an update that fits the corridor to a version that is served, and back again.
 
 The canary is asked first, the log is told before anybody is served, the average follows last.
-Every version is kept with its average for as long as the engine keeps it, so going back is exact.
+Every version is kept with its average for as long as the engine keeps it, and beyond that for as
+long as its snapshot is on disk, so going back is exact, after a restart too.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import Tensor
 
 from pixelis_fast.audit import AuditLog
 from pixelis_fast.corridor import CanaryGate, CanaryScore
 from pixelis_fast.phases.ttrl_canary import Canary
 from pixelis_fast.phases.ttrl_serving import Publisher
+from pixelis_fast.phases.ttrl_state import StateFiles
 from pixelis_fast.phases.ttrl_types import TtrlStatus
-from pixelis_fast.phases.ttrl_update import Updater
+from pixelis_fast.phases.ttrl_update import Updater, fill
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.published import Published
 
@@ -40,15 +45,21 @@ class Versions:
     """
 
     def __init__(
-        self, updater: Updater, publisher: Publisher, canary: Canary | None, gate: CanaryGate
+        self,
+        updater: Updater,
+        publisher: Publisher,
+        canary: Canary | None,
+        gate: CanaryGate,
+        files: StateFiles,
     ) -> None:
+        """`files` has versions that the engine has let go of, or never had since its start."""
         if publisher.serves_bank:
             raise ValueError(
                 "learner: expected the base served without a bank, got "
                 f"{publisher.version!r}; engine.publish({publisher.versions()[0]!r}) begins anew"
             )
         self.base = publisher.version
-        self._updater, self._publisher = updater, publisher
+        self._updater, self._publisher, self._files = updater, publisher, files
         self._canary, self._gate = canary, gate
         self._canary_before: CanaryScore | None = None
         self._kept: OrderedDict[str, tuple[AdapterBank, AdapterBank]] = OrderedDict()
@@ -59,8 +70,10 @@ class Versions:
         return self._publisher.version
 
     def names(self) -> list[str]:
-        """That can be gone back to."""
-        return list(self._kept)
+        """That can be gone back to: the base, those on disk alone, those at hand."""
+        base, *at_hand = self._at_hand()
+        on_disk = [each for each in self._files.versions() if each not in (base, *at_hand)]
+        return [base, *on_disk, *at_hand]
 
     def offer(self, number: int, reason: str, details: Details, audit: AuditLog) -> Outcome:
         """Publishes the updater's bank as update `number`, or undoes the update."""
@@ -78,11 +91,32 @@ class Versions:
 
     def rollback(self, version: str) -> float:
         """Seconds for which no forward could run; ValueError for a version that is not kept."""
-        if version not in self._kept:
-            raise ValueError(f"version: expected one of {self.names()}, got {version!r}")
-        pause_s = self._publisher.rollback(version)
-        self._updater.go_back(*self._kept[version])
+        if version in self._at_hand():
+            pause_s = self._publisher.rollback(version)
+            self._updater.go_back(*self._kept[version])
+            return pause_s
+        if version in self._files.versions():
+            return self._fetch(version)
+        raise ValueError(f"version: expected one of {self.names()}, got {version!r}")
+
+    def _at_hand(self) -> list[str]:
+        """Another tenant's learner publishes too, and the engine lets go of who came first."""
+        known = self._publisher.versions()
+        return [version for version in self._kept if version in known]
+
+    def _fetch(self, version: str) -> float:
+        """Serves what a snapshot has of it: the numbers that were published, bit for bit."""
+        bank, ema = (self._bank_of(tensors) for tensors in self._files.banks(version))
+        published = Published.of(bank, version)
+        pause_s = self._publisher.publish(published)
+        self._updater.go_back(bank, ema)
+        self._keep(published)
         return pause_s
+
+    def _bank_of(self, tensors: Sequence[Tensor]) -> AdapterBank:
+        bank = self._updater.bank.copy().freeze()
+        fill(bank, tensors)
+        return bank
 
     def state(self) -> dict[str, Any]:
         before = self._canary_before
@@ -94,17 +128,20 @@ class Versions:
 
     def restore(self, state: dict[str, Any]) -> None:
         """After the updater: serves its bank again under the name it had."""
-        if state["base"] != self.base:
-            raise ValueError(
-                f"resume: expected the policy {state['base']!r} of the earlier run, "
-                f"got {self.base!r}"
-            )
+        self.check_base(state["base"])
         before = state["canary_before"]
         self._canary_before = None if before is None else CanaryScore(**before)
         if state["serving"] != self.base:
             published = Published.of(self._updater.bank, state["serving"])
             self._publisher.publish(published)
             self._keep(published)
+
+    def check_base(self, base: str) -> None:
+        """ValueError where an earlier run learned beside other weights."""
+        if base != self.base:
+            raise ValueError(
+                f"resume: expected the policy {base!r} of the earlier run, got {self.base!r}"
+            )
 
     def _ask_canary(self, candidate: Published) -> tuple[str | None, Details | None]:
         """Held against what learning began with, so that small losses do not add up."""
@@ -119,7 +156,7 @@ class Versions:
     def _announce(self, candidate: Published, details: Details, audit: AuditLog) -> None:
         """What cannot be logged is not published."""
         facts = {"version": candidate.version, "fingerprint": candidate.fingerprint}
-        audit.append("publish", **facts, drift=details["drift"])
+        audit.append("publish", **facts, number=details["number"], drift=details["drift"])
 
     def _keep(self, published: Published) -> None:
         assert published.bank is not None, "the base is kept from the start"

@@ -20,7 +20,7 @@ from pixelis_fast.memory import (
     Source,
 )
 from pixelis_fast.memory.index_file import FOLDER
-from pixelis_fast.memory.rows import trajectory_body
+from pixelis_fast.memory.rows import experience_from_text, experience_text, trajectory_body
 
 
 @pytest.fixture
@@ -44,6 +44,14 @@ def test_an_experience_comes_back_as_it_was(memory):
         memory.nearest(key(7), 1, "lab")[0]
     )
     assert similarity == pytest.approx(1, abs=1e-6)
+    assert replace(found, key=given.key) == given
+    assert np.array_equal(found.key.text_T, given.key.text_T)
+    assert np.array_equal(found.key.pixel_P, given.key.pixel_P)
+
+
+def test_an_experience_alone_comes_back_as_it_was():
+    given = experience(7, outcome=Outcome(None, 0.25, 0.5))
+    found = experience_from_text(experience_text(given))
     assert replace(found, key=given.key) == given
     assert np.array_equal(found.key.text_T, given.key.text_T)
     assert np.array_equal(found.key.pixel_P, given.key.pixel_P)
@@ -286,6 +294,46 @@ def test_few_indexes_are_held_and_none_is_lost(tmp_path):
             assert found_ids(memory, key(number), k=1, tenant=f"tenant-{number % 4}") == [
                 str(number)
             ]
+        assert memory.verify().problems == ()
+
+
+def test_many_tenants_hold_no_more_than_their_bytes(tmp_path):
+    """The one asked for longest ago is closed; its next question opens it again, whole."""
+    one = 5 * ((TEXT + PIXEL) * 4 + 8)
+    config = small_config(open_index_bytes=3 * one)
+    with ExperienceMemory(tmp_path, config) as memory:
+        indexes = memory._indexes
+        for number in range(60):
+            memory.add(experience(number, tenant=f"tenant-{number // 5}"))
+            assert indexes.nbytes <= 3 * one
+        assert list(indexes._open) == ["tenant-9", "tenant-10", "tenant-11"]
+        assert set(indexes._on_disk) <= set(indexes._open)
+        assert found_ids(memory, key(47), k=1, tenant="tenant-9") == ["47"]
+        assert found_ids(memory, key(0), k=1, tenant="tenant-0") == ["0"]
+        assert list(indexes._open) == ["tenant-11", "tenant-9", "tenant-0"]
+        for number in range(60):
+            assert found_ids(memory, key(number), k=1, tenant=f"tenant-{number // 5}") == [
+                str(number)
+            ]
+        assert memory.verify().experiences == 60
+        assert memory.verify().problems == ()
+
+
+def test_a_closed_tenant_is_opened_from_its_file(tmp_path, monkeypatch):
+    with ExperienceMemory(tmp_path, small_config(open_indexes=1)) as memory:
+        memory.add_many([experience(number, tenant="lab") for number in range(5)])
+        memory.add(experience(5, tenant="shop"))
+        monkeypatch.setattr("pixelis_fast.memory.indexes.Indexes._catch_up", None)
+        assert found_ids(memory, key(3), k=1, tenant="lab") == ["3"]
+        assert memory._indexes.num_open == 1
+
+
+def test_a_tenant_larger_than_the_bytes_is_still_found(tmp_path):
+    with ExperienceMemory(tmp_path, small_config(open_index_bytes=1)) as memory:
+        for number in range(6):
+            memory.add(experience(number, tenant=f"tenant-{number % 2}"))
+            assert memory._indexes.num_open == 1
+        assert found_ids(memory, key(4), k=1, tenant="tenant-0") == ["4"]
         assert memory.verify().problems == ()
 
 

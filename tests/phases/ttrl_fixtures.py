@@ -10,10 +10,14 @@ from pathlib import Path
 import torch
 
 from pixelis_fast.agent import Agent, AgentConfig, assemble, open_policy
+from pixelis_fast.audit import read_events
+from pixelis_fast.corridor import CorridorConfig
 from pixelis_fast.fidelity import label_free_fidelity
 from pixelis_fast.phases.ttrl import open_memory, parts_of
-from pixelis_fast.phases.ttrl_learner import Parts, TtrlLearner
+from pixelis_fast.phases.ttrl_learner import TtrlLearner
+from pixelis_fast.phases.ttrl_parts import Parts
 from pixelis_fast.phases.ttrl_types import TtrlConfig
+from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.published import Published
 from pixelis_fast.policy.sampling import Sampling, mask_logits
 from pixelis_fast.policy.tokenizer import Tokenizer
@@ -26,6 +30,9 @@ from tests.media import picture
 CLOSER = call_text("zoom", media=0, box=[200, 200, 700, 600])
 AGREED = {"24": 3, "7": 1}
 VERSION = "unit#random-0"
+RATE = 1e-2
+NARROW = CorridorConfig(low=0.0005, high=0.001, bisections=0)
+"""One step at RATE goes far beyond it."""
 
 
 def unit_agent() -> Agent:
@@ -141,3 +148,27 @@ def fresh(agent: Agent) -> Agent:
     """The agent as if it had never published a bank."""
     agent.engine.publish(VERSION)
     return agent
+
+
+def served(bench: Bench) -> AdapterBank | None:
+    return bench.agent.engine.shelf.serving().bank
+
+
+def greedy(bench: Bench) -> list[int]:
+    """What is served says to a question nobody asked yet."""
+    agent = bench.agent
+    config = replace(agent.config.rollout, sampling=Sampling(), max_tokens=24)
+    sample = coins_of(agent, 77)
+    return agent.rollout.with_config(config).run([sample])[0].ids
+
+
+def events(bench: Bench, kind: str) -> list[dict]:
+    path = Path(bench.config.out) / "audit.jsonl"
+    return [row["data"] for row in read_events(path) if row["kind"] == kind]
+
+
+def raising(error: BaseException):
+    def call(*arguments, **options):
+        raise error
+
+    return call
