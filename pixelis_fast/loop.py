@@ -8,6 +8,7 @@ A loop without requests sleeps. Knows nothing of rewards; it stops at a `Traject
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -174,6 +175,8 @@ class Loop:
                     target=self._serve, args=(threads,), name="rollout", daemon=True
                 )
                 self._thread.start()
+                # Of a thread in the middle of a forward the interpreter's end makes an abort.
+                atexit.register(self._end, self._thread)
 
     def close(self) -> None:
         """The last user's close ends the thread after its tick and cancels what is left."""
@@ -181,11 +184,9 @@ class Loop:
             self._users = max(0, self._users - 1)
             if self._users or self._thread is None:
                 return
-            with self._news:
-                self._is_closing = True
-                self._news.notify_all()
-            self._thread.join()
+            self._end(self._thread)
             self._thread = None
+            atexit.unregister(self._end)
 
     def __enter__(self) -> Loop:
         self.start()
@@ -193,6 +194,15 @@ class Loop:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Lets the thread end after its tick; one that a fork left behind has ended."""
+        if not thread.is_alive():
+            return
+        with self._news:
+            self._is_closing = True
+            self._news.notify_all()
+        thread.join()
 
     def _open(self, request: Request, chooser: Chooser | None, on_event: OnEvent | None) -> Run:
         """In the caller's thread: a bad sample is the caller's error, and tokenising takes time."""

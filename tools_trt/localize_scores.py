@@ -31,6 +31,10 @@ SAME_LEVELS = 10
 class FrameEmbedder(Protocol):
     """What turns pictures of one size into vectors whose cosine is likeness."""
 
+    @property
+    def version(self) -> str:
+        """Equal versions promise equal vectors."""
+
     def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:
         """(T, H, W, 3) of uint8 -> (T, D)."""
 

@@ -161,6 +161,25 @@ class Sam2:
         return [features for features in found if features is not None]
 
 
+class Sam2Engine:
+    """What a tool's engine is beside its work: a name, and pictures encoded before they are asked
+    about."""
+
+    def __init__(self, sam2: Sam2) -> None:
+        self.sam2, self.degraded = sam2, sam2.degraded
+
+    @property
+    def name(self) -> str:
+        return self.sam2.name
+
+    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None:
+        """Encodes a picture or frame that may be asked about, or tracked from."""
+        self.sam2.encode(image_HWC, key=key)
+
+    def is_prepared(self, key: str) -> bool:
+        return self.sam2.knows(key)
+
+
 def _row(level_BChw: Tensor, row: int) -> Tensor:
     """One picture's map that keeps no other's alive."""
     return level_BChw if len(level_BChw) == 1 else level_BChw[row : row + 1].clone()

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pixelis_fast.tools_trt.models.sam2_choice import best_candidate, chosen, stable_choice
-from pixelis_fast.tools_trt.sam2 import ImageFeatures, PxBox, PxPoint, Sam2
+from pixelis_fast.tools_trt.sam2 import ImageFeatures, PxBox, PxPoint, Sam2Engine
 from pixelis_fast.tools_trt.sam2_prompt import Prompt, prompt_tensors
 from pixelis_fast.tools_trt.sam2_specs import DECODE_BATCH
 
@@ -53,7 +53,7 @@ class Candidates:
         )
 
 
-class Sam2Segment:
+class Sam2Segment(Sam2Engine):
     """Masks of the objects that prompts point at.
 
     Example:
@@ -61,20 +61,6 @@ class Sam2Segment:
         mask_HW, score = engine.segment(image_HWC, box_px=(10, 20, 200, 180))
         masks_BHW, scores_B = engine.segment_all(image_HWC, [Prompt(box_px=b) for b in boxes])
     """
-
-    def __init__(self, sam2: Sam2) -> None:
-        self.sam2, self.degraded = sam2, sam2.degraded
-
-    @property
-    def name(self) -> str:
-        return self.sam2.name
-
-    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None:
-        """Encodes a picture that may be asked about."""
-        self.sam2.encode(image_HWC, key=key)
-
-    def is_prepared(self, key: str) -> bool:
-        return self.sam2.knows(key)
 
     def segment(
         self,

@@ -15,14 +15,14 @@ from itertools import islice
 import numpy as np
 
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolInputError
-from pixelis_fast.tools_trt.sam2 import PxBox, Sam2
+from pixelis_fast.tools_trt.sam2 import PxBox, Sam2, Sam2Engine
 from pixelis_fast.tools_trt.sam2_session import FrameMasks, SessionConfig
 from pixelis_fast.tools_trt.sam2_video import VideoSession
 
 OBJECT = 0
 
 
-class Sam2Track:
+class Sam2Track(Sam2Engine):
     """Follows the object of a box through frames with SAM 2's memory.
 
     Example:
@@ -34,19 +34,8 @@ class Sam2Track:
             raise MissingWeightsError(
                 f"sam2 track: expected weights with a memory, got {sam2.name}"
             )
-        self.sam2, self.encode_batch = sam2, encode_batch
-        self.degraded = sam2.degraded
-
-    @property
-    def name(self) -> str:
-        return self.sam2.name
-
-    def prepare(self, image_HWC: np.ndarray, *, key: str) -> None:
-        """Encodes a frame that may be tracked from."""
-        self.sam2.encode(image_HWC, key=key)
-
-    def is_prepared(self, key: str) -> bool:
-        return self.sam2.knows(key)
+        super().__init__(sam2)
+        self.encode_batch = encode_batch
 
     def track(
         self, frames: Iterable[np.ndarray], box_px: PxBox, *, keys: Sequence[str]

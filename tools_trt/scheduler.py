@@ -8,6 +8,7 @@ work raised it and nobody else. Knows neither tools nor results.
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
@@ -52,10 +53,11 @@ class Scheduler:
         # The threads hold the desk and not the scheduler: they end when nobody holds it any more.
         self._finalizer = weakref.finalize(self, self._desk.close)
         self._threads = [
-            threading.Thread(target=serve, args=(self._desk,), name=f"tools-{n}", daemon=True)
+            threading.Thread(target=compute, args=(self._desk,), name=f"tools-{n}", daemon=True)
             for n in range(config.workers)
         ]
         for thread in self._threads:
+            SERVING[thread] = self._desk
             thread.start()
 
     def submit(
@@ -97,3 +99,30 @@ class Scheduler:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+SERVING: dict[threading.Thread, Desk] = {}
+"""Compute threads that live, and their desks."""
+
+
+def compute(desk: Desk) -> None:
+    """A compute thread's life."""
+    try:
+        serve(desk)
+    finally:
+        del SERVING[threading.current_thread()]
+
+
+@atexit.register
+def end_threads() -> None:
+    """The interpreter's end waits for calls that run; what waits in line is cancelled.
+
+    A thread that comes back from native code into an interpreter that is going is unwound through
+    C++ frames that let nothing pass, and takes the process with it: "terminate called without an
+    active exception". A scheduler nobody closed may be at work then, on a guess nobody waits for.
+    """
+    alive = {thread: desk for thread, desk in SERVING.copy().items() if thread.is_alive()}
+    for desk in alive.values():
+        desk.close()
+    for thread in alive:
+        thread.join()

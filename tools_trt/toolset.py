@@ -104,6 +104,7 @@ class Toolset:
         self.store = store
         self._prompts_engine = prompts_engine(segmenter) if batch_prompts else None
         self._segmenter, self._tracker, self._read_text = segmenter, tracker, read_text
+        self._embedder = embedder
         self._memo = TierStore(host_bytes=memo_bytes)
         self._segment = Segment(store, segmenter)
         reader = self._remembered("read_text", read_text, subject=store.pixels_id)
@@ -194,11 +195,18 @@ class Toolset:
     def _remembered(
         self, name: str, tool: Tool, *, subject: Callable[[str, float | None], Hashable] | None
     ) -> Remembered:
-        fingerprint = partial(self._engine, name)
+        fingerprint = partial(self._fingerprint, name)
         return Remembered(name, tool, self._memo, subject=subject, fingerprint=fingerprint)
 
+    def _fingerprint(self, tool: str) -> str:
+        """What decides results beside the call. Asked at every call: a session may change its
+        engine, and training changes the policy's tower, which localize looks with."""
+        if tool != "localize":
+            return self._engine(tool)
+        looks = "templates" if self._embedder is None else self._embedder.version
+        return f"{self._engine(tool)} {self._read_text.engine} {looks}"
+
     def _engine(self, tool: str) -> str:
-        """Asked at every call: a session may change its engine."""
         if tool == "segment":
             return self._segmenter.name
         if tool == "track":

@@ -3,7 +3,8 @@
 Pictures are bytes or paths beside the row; the prompt is a system and a user message, of which the
 question is kept without its instruction. RL rows have no chain; where messages of an assistant
 follow (a kept rollout), image_zoom_in_tool calls become zooms. Boxes are pixels of the picture
-named by target_image, 0 being the original.
+named by target_image, 0 being the original; their toolbox cuts what PIL's `Image.open` gives, which
+heeds no EXIF orientation.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ def _images(row: Row) -> list[Any]:
 def _stored(source: Source, image: Any) -> StoredMedia:
     content = image.get("bytes") if isinstance(image, dict) else None
     if isinstance(content, bytes):
-        return source.media.add_bytes(content)
+        return source.media.add_bytes(content, raw=True)
     path = image.get("path") if isinstance(image, dict) else image
     if not isinstance(path, str):
         raise source.row.error("images", "pictures with bytes or a path", image)
-    return source.media.add_file(source.root / Path(path))
+    return source.media.add_file(source.root / Path(path), raw=True)
 
 
 def _question(row: Row, messages: list[Message]) -> str:

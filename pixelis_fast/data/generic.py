@@ -8,7 +8,8 @@
 Optional: task, answer_kind (exact, number, text, box, span), answer_thought, difficulty, and per
 step observation and kind (step, trap, correction). Tools and arguments are the agent's own six;
 coordinates say what boxes and points are in, an answer that is a box included: "units" of 0..1000
-(the default), "pixels" of the original, or "shares" of its sides.
+(the default), "pixels" of the original, or "shares" of its sides, of a picture turned upright as
+its EXIF orientation says.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The question's message shows images, or a video as a file or as a list of frames; calls are
 crop_image (pixels, or shares where no value is above 1), crop_image_normalized and select_frames,
 and count pictures from 1. A frame that is looked at again becomes a zoom on all of it. Rows of the
-RL data (`question`, `image`, `answer`, no messages) become records without a chain.
+RL data (`question`, `image`, `answer`, no messages) become records without a chain. Their code cuts
+what PIL's `Image.open` gives, which heeds no EXIF orientation.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _paths(picture: Any) -> list[Any]:
 def stored(source: Source, path: Any) -> StoredMedia:
     if not isinstance(path, str):
         raise ValueError(f"media: expected a path, got {path!r}")
-    return source.media.add_file(source.root / Path(path.removeprefix("file://")))
+    return source.media.add_file(source.root / Path(path.removeprefix("file://")), raw=True)
 
 
 def _shown(media: list[StoredMedia], *, is_video: bool) -> tuple[list[View], list[View]]:

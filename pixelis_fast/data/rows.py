@@ -87,6 +87,14 @@ def read_rows(folder: Path, *names: str) -> list[Row]:
     raise RowError(f"{folder}: expected {' or '.join(names)}, found none")
 
 
+def only_file(folder: Path, pattern: str) -> str:
+    """The name of the one file that fits; RowError where none or several do."""
+    names = sorted(path.name for path in folder.glob(pattern))
+    if len(names) != 1:
+        raise RowError(f"{folder}: expected one {pattern}, found {', '.join(names) or 'none'}")
+    return names[0]
+
+
 def read_json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pixelis_fast.data.rows import Row, RowError, read_rows
+from pixelis_fast.data.rows import Row, only_file, read_rows
 from pixelis_fast.eval.benchmark_types import Benchmark, Item
 from pixelis_fast.scoring import anls
 
@@ -14,11 +14,8 @@ ASK = "Answer the question using a single word or phrase."
 
 def load(folder: Path, _: Path) -> list[Item]:
     """infographicsVQA_val_v1.0_withQT.json or another of the release's names."""
-    names = sorted(path.name for path in folder.glob("infographic*VQA_*.json"))
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise RowError(f"{folder}: expected one infographic(s)VQA_*.json, found {found}")
-    return [_item(row, folder) for row in read_rows(folder, names[0])]
+    name = only_file(folder, "infographic*VQA_*.json")
+    return [_item(row, folder) for row in read_rows(folder, name)]
 
 
 def _item(row: Row, folder: Path) -> Item:

@@ -12,7 +12,7 @@ import binascii
 from pathlib import Path
 from string import ascii_uppercase
 
-from pixelis_fast.data.rows import Row, RowError, read_rows
+from pixelis_fast.data.rows import Row, only_file, read_rows
 from pixelis_fast.eval.benchmark_types import Benchmark, Item
 from pixelis_fast.eval.choices import lettered, mmstar_agrees
 
@@ -22,11 +22,7 @@ ASK = "Please select the correct answer from the options above."
 
 
 def load(folder: Path, cache: Path) -> list[Item]:
-    names = sorted(path.name for path in folder.glob("*.tsv"))
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise RowError(f"{folder}: expected one .tsv, found {found}")
-    rows = read_rows(folder, names[0])
+    rows = read_rows(folder, only_file(folder, "*.tsv"))
     cells = {row.text("index"): row.values.get("image", "") for row in rows}
     return [_item(row, folder, cache, cells) for row in rows]
 

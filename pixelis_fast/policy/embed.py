@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from pixelis_fast.policy.image import image_patches
 from pixelis_fast.policy.limits import ImageLimits
 from pixelis_fast.policy.model import Policy
+from pixelis_fast.policy.packed import weights_stamp
 
 
 class VisionEmbedder:
@@ -23,6 +24,12 @@ class VisionEmbedder:
 
     def __init__(self, policy: Policy, limits: ImageLimits, *, threads: int = 1) -> None:
         self._policy, self._limits, self._threads = policy, limits, threads
+
+    @property
+    def version(self) -> str:
+        """Of the tower: another after every update in place, which for writes that torch does not
+        see (`.data`) is told by a publish."""
+        return str(weights_stamp(self._policy.vision))
 
     @torch.inference_mode()
     def __call__(self, frames_THWC: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from pixelis_fast.policy.forward import Encoded, Forward
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.kv_budget import evict_cache, host_bytes, needed_bytes, resident_bytes
 from pixelis_fast.policy.model import Policy
-from pixelis_fast.policy.packed import updates
+from pixelis_fast.policy.packed import weights_stamp
 from pixelis_fast.policy.prefix_cache import PrefixCache
 from pixelis_fast.policy.published import Published, Shelf
 from pixelis_fast.policy.rounds import Plan, Run, run_plans
@@ -327,8 +327,3 @@ class Engine:
     def _register(self, session: Session) -> Session:
         self._sessions.add(session)
         return session
-
-
-def weights_stamp(policy: Policy) -> int:
-    """Changes with every in-place update of a parameter."""
-    return sum(updates(parameter) for parameter in policy.parameters())

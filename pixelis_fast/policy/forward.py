@@ -17,7 +17,7 @@ from pixelis_fast.policy.chunk import Chunk, Piece, VisionSlot
 from pixelis_fast.policy.decoder import Apply
 from pixelis_fast.policy.model import Policy, default_apply
 from pixelis_fast.policy.packed import PackedLinears
-from pixelis_fast.policy.positions import mrope_positions
+from pixelis_fast.policy.positions import Grid, mrope_positions, text_and_grids
 from pixelis_fast.policy.static_decode import StaticDecoder
 
 Encoded = dict[str, VisionFeatures]
@@ -103,20 +103,11 @@ class Forward:
         """The position behind a session's first chunk."""
         return mrope_positions(self._pieces(chunk), 0)[1]
 
-    def _pieces(self, chunk: Chunk) -> list[int | tuple[int, int, int]]:
+    def _pieces(self, chunk: Chunk) -> list[int | Grid]:
         """Text run lengths and merged vision grids, in order."""
+        slots = ((slot.offset, slot.end, slot.grid_thw) for slot in chunk.slots)
         merge = self.policy.config.vision.merge_size
-        pieces: list[int | tuple[int, int, int]] = []
-        end = 0
-        for slot in chunk.slots:
-            if slot.offset > end:
-                pieces.append(slot.offset - end)
-            _, height, width = slot.grid_thw
-            pieces.append((1, height // merge, width // merge))
-            end = slot.end
-        if len(chunk.ids) > end:
-            pieces.append(len(chunk.ids) - end)
-        return pieces
+        return text_and_grids(slots, len(chunk.ids), merge=merge)
 
 
 def slot_rows(features: VisionFeatures, slot: VisionSlot) -> VisionFeatures:

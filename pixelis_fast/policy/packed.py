@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 PACK_ROWS = 256
@@ -54,6 +54,11 @@ def can_pack(weight: Tensor) -> bool:
 def updates(tensor: Tensor) -> int:
     """How often torch saw it written in place; a tensor made in inference mode does not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def weights_stamp(module: nn.Module) -> int:
+    """Changes with every in-place update of a parameter."""
+    return sum(updates(parameter) for parameter in module.parameters())
 
 
 class PackedLinears:

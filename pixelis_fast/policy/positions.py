@@ -8,13 +8,33 @@ span normally has t = 1). Knows no token ids. Shapes: N = tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
 """(t, h, w) after merging: one entry per token."""
+
+
+def text_and_grids(
+    spans: Iterable[tuple[int, int, Grid]], length: int, *, merge: int
+) -> list[int | Grid]:
+    """The pieces of a sequence of `length` tokens, in order, for `mrope_positions`.
+
+    Each vision span gives its first token, the one behind its last, and the media's patches before
+    merging; it shows one temporal patch of them.
+    """
+    pieces: list[int | Grid] = []
+    behind = 0
+    for start, end, (_, height, width) in spans:
+        if start > behind:
+            pieces.append(start - behind)
+        pieces.append((1, height // merge, width // merge))
+        behind = end
+    if length > behind:
+        pieces.append(length - behind)
+    return pieces
 
 
 def mrope_positions(pieces: Sequence[int | Grid], start: int) -> tuple[Tensor, int]:

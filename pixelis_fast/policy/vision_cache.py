@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+from torch.autograd.graph import increment_version
 
 from pixelis_fast.policy.batch import VisionFeatures
 from pixelis_fast.policy.image import Patches
@@ -67,11 +68,16 @@ class VisionCache:
         return True
 
     def follow_tower(self) -> bool:
-        """Forgets the features of a tower that changed; says whether it did."""
+        """Forgets the features of a tower that changed; says whether it did.
+
+        Whoever else keeps what the tower computed goes by its parameters' counts of updates, which
+        a write through `.data` leaves as they were.
+        """
         tower = fingerprint(self._policy)
         if tower == self._tower:
             return False
         self._tower = tower
+        increment_version(self._policy.vision.parameters())
         self._features.clear()
         self._nbytes = 0
         return True

@@ -29,9 +29,9 @@ from pixelis_fast.policy.vision import Merger, VisionBlock
 HEAD = "lm_head.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 INIT_STD = 0.02
+"""transformers' initializer_range for Qwen3-VL."""
 WAVE = 0.3
 """Amplitude of a drawn policy's position embedding."""
-"""transformers' initializer_range for Qwen3-VL."""
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
 OfParameter = Callable[[Tensor], Tensor]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -62,16 +63,9 @@ async def _read(request: Request, service: Service) -> ChatRequest:
 async def _whole(request: Request, run: ChatRun) -> Response:
     """Waits for every choice, or for the client to go away."""
     reading = asyncio.ensure_future(_drain(run.rows()))
-    leaving = asyncio.ensure_future(_left(request.receive))
-    try:
-        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            run.cancel()
-            return Response(status_code=CLIENT_CLOSED)
-        reading.result()
-    finally:
-        reading.cancel()
-        leaving.cancel()
+    if not await _is_read(reading, request, run):
+        return Response(status_code=CLIENT_CLOSED)
+    reading.result()
     choices = [choice.whole_row() for choice in run.choices]
     return JSONResponse(run.head.completion(choices, usage(run.trajectories())))
 
@@ -79,6 +73,19 @@ async def _whole(request: Request, run: ChatRun) -> Response:
 async def _drain(rows: AsyncIterator[Json]) -> None:
     async for _ in rows:
         pass
+
+
+async def _is_read(reading: asyncio.Future[Any], request: Request, run: ChatRun) -> bool:
+    """Waits for it, or for the client to go away: then it is False, and the run is cancelled."""
+    leaving = asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            run.cancel()
+        return reading.done()
+    finally:
+        reading.cancel()
+        leaving.cancel()
 
 
 async def _left(receive: Receive) -> None:
@@ -106,16 +113,9 @@ class EventStream:
     async def open(cls, request: Request, run: ChatRun) -> EventStream | Response:
         rows = run.rows()
         reading = asyncio.ensure_future(anext(rows))
-        leaving = asyncio.ensure_future(_left(request.receive))
-        try:
-            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                run.cancel()
-                return Response(status_code=CLIENT_CLOSED)
-            return cls(run, rows, reading.result())
-        finally:
-            reading.cancel()
-            leaving.cancel()
+        if not await _is_read(reading, request, run):
+            return Response(status_code=CLIENT_CLOSED)
+        return cls(run, rows, reading.result())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))

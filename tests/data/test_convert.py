@@ -1,14 +1,18 @@
 """Public formats become records whose boxes are the original's, and whose calls the tools take."""
 
+import io
 import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import typer
+from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from pixelis_fast.data.convert import ConvertConfig, convert, main
+from pixelis_fast.data.convert_media import MediaFolder
 from pixelis_fast.data.convert_messages import split_answer
 from pixelis_fast.data.convert_types import UnsupportedError
 from pixelis_fast.data.convert_views import View, in_units
@@ -185,11 +189,71 @@ def test_deepeyes_rows(folder):
 
 
 def test_deepeyes_pictures_may_be_bytes(folder):
-    from pixelis_fast.data.convert_media import MediaFolder
-
     stored = MediaFolder(folder / "out").add_bytes((folder / "picture.png").read_bytes())
     assert stored.size == (800, 400)
     assert (folder / "out" / stored.path).suffix == ".png"
+
+
+def camera_jpeg() -> bytes:
+    """It lies on its side in its file, 400 wide and 200 high, red in its left half; its orientation
+    says a quarter to the right, so upright it is red above."""
+    raster_HWC = np.full((200, 400, 3), 230, dtype=np.uint8)
+    raster_HWC[:, :200] = (200, 30, 30)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(raster_HWC).save(buffer, "JPEG", quality=95, exif=exif)
+    return buffer.getvalue()
+
+
+def zoomed(folder: Path, record) -> np.ndarray:
+    """What the tools cut for the record's first call."""
+    tools = open_tools(ToolConfig())
+    workspace = Workspace((tools.add_media(folder / "out" / record.media[0]),))
+    observation = tools.run(record.turns[0].call, workspace)
+    assert observation.error is None
+    return tools.image(observation.media[0].id)
+
+
+@pytest.mark.parametrize("name", ["pixel-reasoner", "deepeyes"])
+def test_releases_mean_the_raster_whatever_its_orientation_says(folder, name):
+    content = camera_jpeg()
+    (folder / "camera.jpg").write_bytes(content)
+    box = [220, 20, 380, 180]
+    messages = [shown("?", "camera.jpg"), said("", **crop(box)), said("\\boxed{grey}")]
+    zoom = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": box}}
+    rollout = [*PROMPT, said("", **zoom), shown(""), said("<answer>grey</answer>")]
+    rows = {
+        "pixel-reasoner": {"message_list": messages},
+        "deepeyes": deepeyes_row("camera.jpg", prompt=rollout),
+    }
+    [record] = converted(folder, name, [rows[name]]).records
+    assert boxes(record) == [[550, 100, 950, 900]]
+    kept, given = Image.open(folder / "out" / record.media[0]), Image.open(folder / "camera.jpg")
+    np.testing.assert_array_equal(np.asarray(kept), np.asarray(given))
+    assert zoomed(folder, record).min() > 200, "grey: beside the half that is red as it lies"
+
+
+def test_bytes_are_taken_as_they_lie_or_upright(folder):
+    content = camera_jpeg()
+    media = MediaFolder(folder / "out")
+    upright, raw = media.add_bytes(content), media.add_bytes(content, raw=True)
+    assert (upright.size, raw.size) == ((200, 400), (400, 200))
+    tools = open_tools(ToolConfig())
+    for stored in (upright, raw):
+        seen = tools.add_media(folder / "out" / stored.path)
+        assert (seen.width, seen.height) == stored.size
+
+
+def test_ones_own_boxes_are_of_the_upright_picture(folder):
+    content = camera_jpeg()
+    (folder / "camera.jpg").write_bytes(content)
+    step = {"thought": "", "tool": "zoom", "arguments": {"media": 0, "box": [20, 220, 180, 380]}}
+    row = {"id": "1", "media": ["camera.jpg"], "question": "?", "answer": "grey", "steps": [step]}
+    [record] = converted(folder, "generic", [row | {"coordinates": "pixels"}]).records
+    assert boxes(record) == [[100, 550, 900, 950]]
+    assert (folder / "out" / record.media[0]).read_bytes() == content
+    assert zoomed(folder, record).min() > 200, "grey: below the half that is red upright"
 
 
 def test_deepeyes_parquet(folder):

@@ -114,7 +114,7 @@ def test_errors_name_file_line_and_field(name, file, change, message, tmp_path):
 
 
 def test_errors_of_other_formats(tmp_path):
-    with pytest.raises(RowError, match=r"expected one \.tsv, found none"):
+    with pytest.raises(RowError, match=r"expected one \*\.tsv, found none"):
         load_items("mmstar", tmp_path, cache=tmp_path)
     (tmp_path / "MMStar.tsv").write_text(
         "index\tquestion\timage\tanswer\tcategory\n0\tq\t7\tA\tc\n"

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.embed import VisionEmbedder
+from pixelis_fast.policy.engine import Engine
 from pixelis_fast.policy.limits import PRESET_LIMITS
 from pixelis_fast.policy.weights import random_policy
 
@@ -37,3 +39,20 @@ def test_the_vector_depends_on_the_pixels(embed):
     again = embed(frames(2, 1))[0]
     assert first @ again == pytest.approx(1, abs=1e-6)
     assert first @ second < 1 - 1e-4
+
+
+@pytest.mark.parametrize("how", ["no_grad", "data"])
+def test_a_publish_of_another_tower_is_another_version(how):
+    policy = random_policy("unit", seed=0)
+    engine = Engine(policy, lambda _: pytest.fail("nothing is shown"))
+    embed = VisionEmbedder(policy, PRESET_LIMITS["unit"].image)
+    first = embed.version
+    with torch.no_grad():
+        policy.layers[0].gate_up.weight.mul_(1.5)
+    engine.publish("the same tower")
+    assert embed.version == first
+    weight = policy.vision.blocks[0].qkv.weight
+    with torch.no_grad():
+        (weight if how == "no_grad" else weight.data).mul_(1.5)
+    engine.publish("another")
+    assert embed.version != first

@@ -17,6 +17,7 @@ from pixelis_fast.policy.weights import (
     random_policy,
     save_policy,
     to_hf_state_dict,
+    waves,
 )
 from tests.tiny_policy import hf_inputs, make_sample, our_batch, policy_of, tiny_config
 from tests.tiny_policy import tiny_policy as make_policy
@@ -174,6 +175,18 @@ def test_presets_have_transformers_names_and_shapes(preset):
     billions = sum(p.numel() for p in policy.parameters()) / 1e9
     assert billions == pytest.approx(NUM_PARAMETERS.get(preset, billions), abs=0.01)
     assert PolicyConfig.from_hf(config.to_hf()) == config
+
+
+def test_a_drawn_policy_tells_its_positions_apart_row_by_row():
+    places = random_policy("unit").vision.pos_embed.detach().unflatten(0, (8, 8))
+    rows, columns = places.chunk(2, dim=-1)
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    assert torch.equal(columns, columns[:1].expand_as(columns))
+    apart = torch.cdist(places.flatten(0, 1), places.flatten(0, 1)) + torch.eye(64)
+    assert apart.min() > 0.05
+    odd = waves(9, 10)
+    assert odd.shape == (9, 10)
+    assert not odd[:, 8:].any()
 
 
 def test_unit_is_under_a_million_parameters():

@@ -71,6 +71,18 @@ def test_the_page_shows_the_mask(page, tmp_path):
     assert painted.sum() > 500
 
 
+def test_the_page_fits_a_phone(page, tmp_path):
+    """Nothing reaches over the margin on the right: what did would need sideways scrolling."""
+    shot = tmp_path / "phone.png"
+    browse(page, tmp_path, "--window-size=360,5000", f"--screenshot={shot}")
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    assert pixels.shape == (5000, 360, 3)
+    ground = pixels[-1, -1]
+    assert (pixels[:, -11:] == ground).all()
+    edges = (pixels[:, [12, -13]] != ground).any(axis=2)
+    assert (edges.sum(axis=0) > 1000).all(), "the cards take all the width but twelve pixels a side"
+
+
 def test_an_unknown_trace_says_so(server, tmp_path):
     dom, _ = browse(f"{server.url}/trace/nobody-knows", tmp_path, "--dump-dom")
     assert "expected the id of a kept trace" in dom

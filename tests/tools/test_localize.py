@@ -135,14 +135,18 @@ def test_appearance_of_a_moving_object(store):
     assert [(span.start_s, span.end_s) for span in spans] == [pytest.approx((1.2, 3.1))]
 
 
-def mean_colours(frames_THWC):
+class MeanColours:
     """A true small embedder: the mean colour of each quarter, centred."""
-    small = [cv2.resize(frame, (4, 4), interpolation=cv2.INTER_AREA) for frame in frames_THWC]
-    return np.stack(small).reshape(len(small), -1).astype(np.float32) - 128
+
+    version = "1"
+
+    def __call__(self, frames_THWC):
+        small = [cv2.resize(frame, (4, 4), interpolation=cv2.INTER_AREA) for frame in frames_THWC]
+        return np.stack(small).reshape(len(small), -1).astype(np.float32) - 128
 
 
 def test_appearance_by_embedder(store, concatenated):
-    localize = Localize(store, embedder=mean_colours)
+    localize = Localize(store, embedder=MeanColours())
     result = localize(concatenated.id, "appearance", box=FACE, time_s=6.0)
     assert result.engine == "embedding:cosine"
     assert result.degraded is None

@@ -6,9 +6,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelis_fast.policy.embed import VisionEmbedder
+from pixelis_fast.policy.limits import PRESET_LIMITS
+from pixelis_fast.policy.weights import random_policy
 from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
 from pixelis_fast.tools_trt.classical_track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import Remembered, canonical, recalled
@@ -18,6 +22,7 @@ from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.tiers import TierStore
 from pixelis_fast.tools_trt.toolset import Toolset
 from tests.media import clip, picture
+from tests.scenes import encoded, photograph
 
 COIN = (785, 30, 970, 265)
 FACE = (300, 200, 700, 800)
@@ -26,12 +31,17 @@ PATIENCE_S = 120
 
 @cache
 def opened(memo_bytes):
+    return new_tools(memo_bytes)
+
+
+def new_tools(memo_bytes, embedder=None):
     store = MediaStore()
     return Toolset(
         store,
         segmenter=ClassicalSegment(),
         tracker=ClassicalTrack(),
         read_text=ReadText(store, backend="openvino"),
+        embedder=embedder,
         memo_bytes=memo_bytes,
     )
 
@@ -98,6 +108,30 @@ def test_text_found_by_localize_is_kept_for_read_text():
     tools.submit("localize", phone, "text", query="EXIT").result(PATIENCE_S)
     ticket = tools.submit("read_text", phone, None, time_s=0.0)
     assert (ticket.result(PATIENCE_S).lines, ticket.source) == ((), "memo")
+
+
+def test_localize_looks_again_with_another_tower():
+    """The tower is trained between two calls; a result of the old one would be another."""
+    policy = random_policy("unit", seed=0)
+    tools = new_tools(1 << 26, VisionEmbedder(policy, PRESET_LIMITS["unit"].image))
+    frames = [photograph("coffee.png")[:96, :96]] * 2 + [photograph("astronaut.png")[:96, :96]] * 2
+    video = tools.store.add_video(encoded(frames)).id
+
+    def look(tools):
+        ticket = tools.submit("localize", video, "appearance", box=(0, 0, 500, 500), time_s=0.0)
+        return ticket.result(PATIENCE_S), ticket.source
+
+    before, source = look(tools)
+    assert (before.engine, source) == ("embedding:cosine", "ran")
+    assert look(tools)[1] == "memo"
+    with torch.no_grad():
+        policy.vision.blocks[0].qkv.weight.mul_(1.5)
+    after, source = look(tools)
+    fresh = new_tools(0, VisionEmbedder(policy, PRESET_LIMITS["unit"].image))
+    fresh.store.add_video(encoded(frames))
+    assert source == "ran"
+    assert repr(stripped(after)) == repr(stripped(look(fresh)[0]))
+    assert look(tools)[1] == "memo"
 
 
 def test_equal_pixels_share_results_and_crops_keep_their_parent():
