@@ -1,10 +1,11 @@
-"""`pixelis ask | rollout | serve | train | ttrl | eval | prepare | reproduce | doctor`.
+"""`pixelis ask | rollout | serve | world | train | ttrl | eval | prepare | reproduce | doctor`.
 
 The command line prints results and knows no mechanism.
 
 pixelis ask picture.png "What does the sign say?"
 pixelis rollout questions.jsonl --out runs/first
 pixelis rollout --replay runs/first
+pixelis world runs/world && pixelis rollout runs/world/tasks.jsonl
 pixelis serve --policy qwen3-vl-8b-folder --media-root pictures
 pixelis prepare runs/pixelworld && pixelis train sft --data runs/pixelworld --out runs/sft
 pixelis eval vstar vstar_bench --policy runs/sft/policy --out runs/vstar
@@ -24,6 +25,7 @@ from rich.table import Table
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.cli_learning import add_learning
 from pixelis_fast.doctor import findings
+from pixelis_fast.eval.metrics import answer_scores
 from pixelis_fast.options import takes_agent_options
 from pixelis_fast.pictures import save_pictures
 from pixelis_fast.plain_errors import plain_errors, warnings
@@ -244,10 +246,17 @@ def replay_trace(folder: Path) -> None:
 
 
 def summary(trajectories: Sequence[Trajectory]) -> Table:
-    table = Table("sample", "status", "steps", "tokens", "seconds", "answer")
+    """With a score where an answer is known."""
+    table = Table("sample", "status", "steps", "tokens", "seconds", "answer", "truth", "score")
     for t in trajectories:
         seconds = f"{sum(t.stage_ms.values()) / 1e3:.2f}"
         status = t.status.value if t.status else "running"
-        row = (t.sample.id, status, str(len(t.steps)), str(len(t.ids)), seconds, t.answer or "")
+        score = "".join(f"{score:.2f}" for score in answer_scores([t]))
+        answers = (t.answer or "", t.sample.answer or "", score)
+        row = (t.sample.id, status, str(len(t.steps)), str(len(t.ids)), seconds, *answers)
         table.add_row(*map(escape, row))
+    if scores := answer_scores(trajectories):
+        table.caption = (
+            f"{sum(scores) / len(scores):.0%} right of {len(scores)} with a known answer"
+        )
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from pixelis_fast.data import convert, prepare, records
+from pixelis_fast.data.pixelworld import dataset
 from pixelis_fast.eval.command import evaluate
 from pixelis_fast.options import takes_agent_options
 from pixelis_fast.phases import rft, sft, ttrl
@@ -17,10 +18,11 @@ train.command("rft")(plainly(rft.command))
 
 
 def add_learning(app: typer.Typer) -> None:
-    """Adds train, ttrl, eval, prepare, convert, records and reproduce."""
+    """Adds train, ttrl, eval, world, prepare, convert, records and reproduce."""
     app.add_typer(train, name="train")
     app.command("ttrl")(plainly(ttrl.command))
     app.command("eval")(plainly(takes_agent_options(evaluate)))
+    app.command("world")(plainly(dataset.command))
     app.command("prepare")(plainly(prepare.command))
     app.command("convert")(plainly(convert.convert))
     app.add_typer(records.app, name="records")

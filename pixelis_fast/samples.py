@@ -1,4 +1,7 @@
-"""Questions from a JSON-lines file: {"id": …, "media": ["path", …], "question": …} per line."""
+"""Questions from a JSON-lines file: {"id": …, "media": ["path", …], "question": …} per line.
+
+"answer" and "answer_kind" (exact without) are what the answer is held against, where known.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pixelis_fast.tools import ToolBox
-from pixelis_fast.types import Sample
+from pixelis_fast.types import AnswerKind, Sample
+
+EXACT = AnswerKind.EXACT.value
+ANSWER_KINDS = [kind.value for kind in AnswerKind]
 
 
 def read_samples(path: Path, tools: ToolBox) -> list[Sample]:
@@ -28,9 +34,14 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
         raise ValueError(f"{path}:{number}: expected a JSON object, got {error}") from error
     if not isinstance(row, dict) or not {"id", "media", "question"} <= row.keys():
         raise ValueError(f'{path}:{number}: expected keys "id", "media", "question", got {line}')
+    if (kind := row.get("answer_kind", EXACT)) not in ANSWER_KINDS:
+        raise ValueError(
+            f"{path}:{number}: answer_kind: expected one of {ANSWER_KINDS}, got {kind!r}"
+        )
     return row
 
 
 def _sample(row: dict[str, Any], tools: ToolBox, *, folder: Path) -> Sample:
     media = tuple(tools.add_media(folder / name) for name in row["media"])
-    return Sample(str(row["id"]), media, row["question"], row.get("answer"))
+    kind = AnswerKind(row.get("answer_kind", EXACT))
+    return Sample(str(row["id"]), media, row["question"], row.get("answer"), kind)

@@ -74,6 +74,23 @@ def test_ask_prints_the_chain_and_saves_a_trace(tmp_path):
     assert list((out / "media").iterdir())
 
 
+def test_questions_of_the_world_are_answered_and_scored(tmp_path):
+    drawn = run("world", tmp_path / "world", "--count", "2", "--split", "val")
+    assert drawn.exit_code == 0, drawn.output
+    result = run("rollout", tmp_path / "world" / "tasks.jsonl", "--out", tmp_path / "trace", *UNIT)
+    assert result.exit_code == 0, result.output
+    assert "right of 2 with a known answer" in " ".join(result.output.split())
+
+
+def test_an_unknown_kind_of_answer_is_named_by_line(tmp_path):
+    shutil.copy(picture("coins.png"), tmp_path)
+    row = {"id": "a", "media": ["coins.png"], "question": "?", "answer_kind": "guess"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    result = run("rollout", tmp_path / "samples.jsonl", *UNIT)
+    assert result.exit_code == 2
+    assert "samples.jsonl:1: answer_kind: expected one of" in " ".join(result.output.split())
+
+
 def test_doctor_names_every_backend_and_tool():
     result = run("doctor")
     assert result.exit_code == 0, result.output

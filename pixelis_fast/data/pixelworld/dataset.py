@@ -2,6 +2,8 @@
 
 A line has what `pixelis rollout` reads (id, media, question, answer) and all that is true besides.
 The file appears when it is complete.
+
+pixelis world runs/world --count 21 && pixelis rollout runs/world/tasks.jsonl
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.progress import track
 
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
@@ -133,3 +136,14 @@ def _thing(row: dict[str, Any]) -> WorldObject:
     return WorldObject(
         **{**row, "box": tuple(row["box"]), "span": row["span"] and tuple(row["span"])}
     )
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="For tasks.jsonl and media.")],
+    count: Annotated[int, typer.Option(help="Tasks; the seven families take turns.")] = 21,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
+) -> None:
+    """Draws PixelWorld's questions, pictures and videos: what the embedded policy can answer."""
+    path = write_dataset(PixelWorldConfig(seed=seed), split, count, folder)
+    typer.echo(f"{count} questions; answer them with: pixelis rollout {path}")
