@@ -1,4 +1,4 @@
-"""Guided attention: in two middle layers, one head looks where a call points and tells where it is.
+"""Guided attention: in two middle layers, heads look where a call points and what an answer copies.
 
 A pointer that is read off the last layer teaches a decoder which visual token matches a name, but
 not to fetch where that token lies: from scratch, pointers come right while coordinates stay at
@@ -7,10 +7,12 @@ them. `pixelis train sft --guide 0` trains without; compare pointed_right and nl
 
 At every row that predicts an argument, the first head's attention is trained on the target's visual
 token (cross entropy over all it may see), and a linear layer reads the call's region off what it
-brings; another reads boxes off the values of the tokens that show something. Training only.
+brings; another reads boxes off the values of the tokens that show something. The last head's is
+trained on the token that an answer copies (copies.py). Training only.
 
-Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument,
-T = rows that one of them may see, B = visual tokens that show a thing.
+Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
+copied token, T = rows that one of them may see (things in _BT4), B = visual tokens that show a
+thing.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from pixelis_fast.copies import CopiedRows
+from pixelis_fast.data.prepared import BOX, THINGS
 from pixelis_fast.head_targets import HeadTargets
-from pixelis_fast.heads import BOX_WEIGHT, PLACE, SMOOTH, box_distance, in_cells
+from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance, in_cells
 from pixelis_fast.policy.decoder import Attend
 
 
 @dataclass(frozen=True)
 class SeenByHead:
-    """What the first head of one layer worked with, all (N, F)."""
+    """What one head of one layer worked with, all (N, F)."""
 
     queries_NF: Tensor
     keys_NF: Tensor
@@ -37,24 +41,26 @@ class SeenByHead:
 
 
 class WatchedAttention:
-    """Wraps a forward's attention and keeps what the first head of some layers saw.
+    """Wraps a forward's attention and keeps what the first and last heads of some layers saw.
 
     Example:
         watched = WatchedAttention((2, 3))
         hidden_ND = batch.hidden_behind(policy, features, watch=watched.wrap)
-        watched.seen[2].mixed_NF
+        watched.first[2].mixed_NF
     """
 
     def __init__(self, layers: tuple[int, ...]) -> None:
         self.layers = layers
-        self.seen: dict[int, SeenByHead] = {}
+        self.first: dict[int, SeenByHead] = {}
+        self.last: dict[int, SeenByHead] = {}
 
     def wrap(self, attend: Attend) -> Attend:
         def watched(index: int, q_NHF: Tensor, k_NKF: Tensor, v_NKF: Tensor) -> Tensor:
             mixed_NHF = attend(index, q_NHF, k_NKF, v_NKF)
             if index in self.layers:
-                first = (tensor[:, 0].float() for tensor in (q_NHF, k_NKF, v_NKF, mixed_NHF))
-                self.seen[index] = SeenByHead(*first)
+                parts = q_NHF, k_NKF, v_NKF, mixed_NHF
+                self.first[index] = SeenByHead(*(part[:, 0].float() for part in parts))
+                self.last[index] = SeenByHead(*(part[:, -1].float() for part in parts))
             return mixed_NHF
 
         return watched
@@ -73,18 +79,27 @@ class GuidanceLosses:
         return self.attention + BOX_WEIGHT * self.region
 
 
+@dataclass(frozen=True)
+class CopyLosses:
+    """Means over layers."""
+
+    attention: Tensor
+    on_target: float
+
+
 class Guidance(nn.Module):
     """Example:
     guidance = Guidance(head_dim=48, num_layers=5)
-    losses = guidance(watched.seen, targets)
+    losses = guidance(watched.first, targets)
+    copies = guidance.copies(watched.last, copied)
     """
 
     def __init__(self, *, head_dim: int, num_layers: int) -> None:
         super().__init__()
         middle = num_layers // 2
         self.layers = tuple(sorted({middle, min(middle + 1, num_layers - 1)}))
-        self.brought = nn.ModuleList(nn.Linear(head_dim, PLACE) for _ in self.layers)
-        self.offered = nn.ModuleList(nn.Linear(head_dim, PLACE) for _ in self.layers)
+        self.brought = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
+        self.offered = nn.ModuleList(nn.Linear(head_dim, THINGS * 2 * BOX) for _ in self.layers)
 
     def forward(
         self,
@@ -113,30 +128,47 @@ class Guidance(nn.Module):
             on_target=sum(right for _, right in found) / len(found),
         )
 
+    def copies(self, seen: dict[int, SeenByHead], rows: CopiedRows) -> CopyLosses:
+        """Every copied token counts once in each layer."""
+        found = [attention_loss(seen[layer], rows) for layer in self.layers]
+        return CopyLosses(
+            attention=torch.stack([loss for loss, _ in found]).mean(),
+            on_target=sum(right for _, right in found) / len(found),
+        )
+
 
 @dataclass(frozen=True)
 class ShownBoxes:
-    """Rows of visual tokens that show a thing, the thing's box and the token's own."""
+    """Rows of visual tokens that show a thing, the things' boxes and the token's own."""
 
     rows_B: Tensor
-    boxes_B4: Tensor
+    boxes_BT4: Tensor
+    """Below 0 where there is none."""
     cells_B4: Tensor
 
 
 def brought_loss(read: nn.Module, seen: SeenByHead, rows: GuidedRows) -> Tensor:
     """Smooth L1 of the call's region, read off what the head brought."""
-    wanted_G6 = in_cells(rows.region_G4, rows.cell_box_G4)
-    known_G6 = torch.cat((rows.region_known_G4, rows.region_known_G4[:, :2]), dim=1)
-    apart_G6 = smooth_l1_loss(
-        read(seen.mixed_NF[rows.rows_G]), wanted_G6, beta=SMOOTH, reduction="none"
+    wanted_G8 = both_units(rows.region_G4, rows.cell_box_G4)
+    known_G8 = rows.region_known_G4.repeat(1, 2)
+    apart_G8 = smooth_l1_loss(
+        read(seen.mixed_NF[rows.rows_G]), wanted_G8, beta=SMOOTH, reduction="none"
     )
-    return apart_G6[known_G6].mean()
+    return apart_G8[known_G8].mean()
 
 
 def offered_loss(read: nn.Module, seen: SeenByHead, shown: ShownBoxes) -> Tensor:
     """Smooth L1 of things' boxes, read off the values of the tokens that show them."""
-    wanted_B6 = in_cells(shown.boxes_B4, shown.cells_B4)
-    return box_distance(read(seen.values_NF[shown.rows_B]), wanted_B6)
+    known_BT = shown.boxes_BT4[..., 0] >= 0
+    cells_BT4 = shown.cells_B4[:, None].expand_as(shown.boxes_BT4)
+    wanted_K8 = both_units(shown.boxes_BT4[known_BT], cells_BT4[known_BT])
+    found_BT8 = read(seen.values_NF[shown.rows_B]).view(*known_BT.shape, 2 * BOX)
+    return box_distance(found_BT8[known_BT], wanted_K8)
+
+
+def both_units(boxes_B4: Tensor, cells_B4: Tensor) -> Tensor:
+    """(B, 8): in cells, from the cell; and as shares of the picture, which tells the cell."""
+    return torch.cat((in_cells(boxes_B4, cells_B4), boxes_B4), dim=1)
 
 
 @dataclass(frozen=True)
@@ -174,7 +206,7 @@ def guided_rows(targets: HeadTargets) -> GuidedRows | None:
     )
 
 
-def attention_loss(seen: SeenByHead, rows: GuidedRows) -> tuple[Tensor, float]:
+def attention_loss(seen: SeenByHead, rows: GuidedRows | CopiedRows) -> tuple[Tensor, float]:
     """Cross entropy of a head's causal attention on the wanted rows; share that is strongest."""
     reach = int((rows.rows_G - rows.starts_G).max()) + 1
     places_GT = rows.starts_G[:, None] + torch.arange(reach, device=rows.rows_G.device)

@@ -191,5 +191,6 @@ def wanted_span(trajectory: Trajectory, step: Step) -> Span | None:
         return None
     if "start" in arguments and "end" in arguments:
         return arguments["start"] / duration_s, arguments["end"] / duration_s
-    found = [e.span for e in sample.evidence if e.operation == step.call.operation and e.span]
+    about = [e for e in sample.evidence if (e.operation, e.media) == (step.call.operation, index)]
+    found = [evidence.span for evidence in about if evidence.span]
     return (found[0][0] / duration_s, found[0][1] / duration_s) if found else None

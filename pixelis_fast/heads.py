@@ -18,14 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
-from pixelis_fast.data.prepared import TokenLabels
+from pixelis_fast.data.prepared import BOX, THINGS, TokenLabels
 from pixelis_fast.head_targets import OPERATIONS, HeadTargets
 
 SMOOTH = 0.05
 """Where smooth L1 turns linear, as a share of the picture or of a cell."""
 BOX_WEIGHT = 3.0
-PLACE = 6
-"""Numbers that tell a box: see in_cells."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,8 @@ class DenseLosses:
 class DenseHead(nn.Module):
     """Names what each visual token shows, and where that is: one linear layer per kind of label.
 
+    T = things a token may show: the large one, the small one.
+
     Example:
         loss = DenseHead(192, (7, 6))(features.embeds_MD, labels)
     """
@@ -106,7 +106,7 @@ class DenseHead(nn.Module):
     def __init__(self, hidden_size: int, num_labels: Sequence[int]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(hidden_size, count) for count in num_labels)
-        self.box = nn.Linear(hidden_size, PLACE)
+        self.box = nn.Linear(hidden_size, THINGS * BOX)
 
     def forward(self, embeds_MD: Tensor, labels: TokenLabels) -> DenseLosses:
         labelled_M = (labels.kinds_ML >= 0).all(dim=1)
@@ -115,32 +115,35 @@ class DenseHead(nn.Module):
         found_MD = embeds_MD[labelled_M].float()
         pairs = zip(self.heads, labels.kinds_ML[labelled_M].unbind(1), strict=True)
         losses = [cross_entropy(head(found_MD), kinds_M) for head, kinds_M in pairs]
-        boxed_M = labels.boxes_M4[:, 0] >= 0
-        wanted_M6 = in_cells(labels.boxes_M4[boxed_M], labels.cells_M4[boxed_M])
         return DenseLosses(
             kinds=torch.stack(losses).mean(),
-            box=box_distance(self.box(embeds_MD[boxed_M].float()), wanted_M6),
+            box=things_distance(self.box(embeds_MD.float()), labels.boxes_MT4, labels.cells_M4),
         )
 
 
+def things_distance(found_M8: Tensor, boxes_MT4: Tensor, cells_M4: Tensor) -> Tensor:
+    """Of all things that are there, each told in cells."""
+    known_MT = boxes_MT4[..., 0] >= 0
+    cells_MT4 = cells_M4[:, None].expand_as(boxes_MT4)
+    wanted_K4 = in_cells(boxes_MT4[known_MT], cells_MT4[known_MT])
+    return box_distance(found_M8.view_as(boxes_MT4)[known_MT], wanted_K4)
+
+
 def in_cells(boxes_M4: Tensor, cells_M4: Tensor) -> Tensor:
-    """(M, 6) in cells: centre from the cell's own, size, centre from the picture's corner.
+    """Centre from the cell's own, and size, both in cells: numbers around 1.
 
-    As shares of the picture places are small, a loss hardly tells those within a cell apart, and a
-    tower settles for naming the cell. Without the last two it forgets which cell that is: they read
-    off its tokens 1.1 cells wrong (chance 1.3) where the first two were 0.04 wrong.
+    As shares of the picture they are small, a loss hardly tells places within a cell apart, and a
+    tower settles for naming the cell.
     """
-    sides_M2 = cells_M4[:, 2:]
     apart_M2 = boxes_M4[:, :2] - cells_M4[:, :2]
-    told_M6 = torch.cat((apart_M2, boxes_M4[:, 2:], boxes_M4[:, :2]), dim=1)
-    return told_M6 / sides_M2.repeat(1, 3)
+    return torch.cat((apart_M2, boxes_M4[:, 2:]), dim=1) / cells_M4[:, 2:].repeat(1, 2)
 
 
-def box_distance(found_M6: Tensor, wanted_M6: Tensor) -> Tensor:
+def box_distance(found_M4: Tensor, wanted_M4: Tensor) -> Tensor:
     """Smooth L1; 0 without rows."""
-    if not len(found_M6):
-        return found_M6.sum() * 0
-    return smooth_l1_loss(found_M6, wanted_M6, beta=SMOOTH)
+    if not len(found_M4):
+        return found_M4.sum() * 0
+    return smooth_l1_loss(found_M4, wanted_M4, beta=SMOOTH)
 
 
 def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor:

@@ -1,10 +1,12 @@
 """A run's state on disk: the newest whole snapshot is found again after a kill at any moment.
 
-A snapshot is written beside its place, flushed, and renamed; the last few are kept.
+A snapshot is written beside its place, flushed, and renamed; the last few are kept. Who goes on
+from one has the run's settings, and its log without the steps that are done again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -51,3 +53,23 @@ def snapshots(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
+
+
+def check_settings(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    """ValueError where a run that goes on had others."""
+    if different := sorted(key for key in wanted if found.get(key) != wanted[key]):
+        raise ValueError(
+            f"resume: expected the settings of the run in {out}, got another "
+            f"{', '.join(different)}; choose another folder for a new run"
+        )
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Rows of steps that will be done again go; so does a torn last line."""
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in kept if json.loads(line)["step"] <= step]
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(kept))
+    draft.replace(path)

@@ -21,7 +21,7 @@ from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
 from pixelis_fast.policy.decoder import Apply, Attend, apply_at_once
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.model import Policy
-from pixelis_fast.policy.positions import Grid, mrope_positions
+from pixelis_fast.policy.positions import Grid, mrope_positions, text_and_grids
 from pixelis_fast.types import Trajectory, VisionSpan
 
 IGNORE = -100
@@ -117,16 +117,8 @@ def training_batch(
 
 def positions_of(trajectory: Trajectory, merge: int) -> Tensor:
     """(3, n) mRoPE positions of one trajectory."""
-    pieces: list[int | tuple[int, int, int]] = []
-    end = 0
-    for span in trajectory.spans:
-        if span.start > end:
-            pieces.append(span.start - end)
-        _, height, width = span.grid_thw
-        pieces.append((1, height // merge, width // merge))
-        end = span.start + span.num_tokens
-    if len(trajectory.ids) > end:
-        pieces.append(len(trajectory.ids) - end)
+    spans = ((span.start, span.start + span.num_tokens, span.grid_thw) for span in trajectory.spans)
+    pieces = text_and_grids(spans, len(trajectory.ids), merge=merge)
     return mrope_positions(pieces, 0)[0]
 
 

@@ -11,10 +11,10 @@ from pixelis_fast.guidance import (
     ShownBoxes,
     WatchedAttention,
     attention_loss,
+    both_units,
     guided_rows,
 )
 from pixelis_fast.head_targets import NONE, HeadTargets
-from pixelis_fast.heads import in_cells
 from pixelis_fast.policy.batch import PackedBatch
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.weights import random_policy
@@ -69,10 +69,10 @@ def test_the_loss_is_the_causal_softmax_of_the_decoder():
     assert right == pytest.approx(sum(strongest) / len(strongest))
 
 
-def test_a_box_is_told_in_cells_from_its_cell_and_from_the_corner():
+def test_a_box_is_told_in_cells_from_its_cell_and_as_shares():
     box, cell = torch.tensor([[0.7, 0.2, 0.1, 0.1]]), torch.tensor([[0.6, 0.3, 0.2, 0.4]])
-    found = in_cells(box, cell)[0].tolist()
-    assert found == pytest.approx([0.5, -0.25, 0.5, 0.25, 3.5, 0.5])
+    found = both_units(box, cell)[0].tolist()
+    assert found == pytest.approx([0.5, -0.25, 0.5, 0.25, 0.7, 0.2, 0.1, 0.1])
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_what_is_watched_is_what_the_decoder_used(small):
         plain = policy.hidden(batch)
         hidden = policy.hidden(batch, watch=watched.wrap)
     assert torch.equal(plain, hidden)
-    assert sorted(watched.seen) == [1, 3]
-    seen = watched.seen[3]
+    assert sorted(watched.first) == [1, 3]
+    seen = watched.first[3]
     scores = seen.queries_NF[12:] @ seen.keys_NF[12:].T / seen.queries_NF.shape[-1] ** 0.5
     causal = scores.masked_fill(torch.ones(12, 12).triu(1).bool(), -torch.inf)
     torch.testing.assert_close(causal.softmax(-1) @ seen.values_NF[12:], seen.mixed_NF[12:])
@@ -109,14 +109,15 @@ def test_a_guided_policy_looks_at_its_target_and_tells_where_it_is(small):
     policy, batch = small
     guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)
     targets = targets_of()
-    shown = ShownBoxes(torch.tensor([3]), targets.region_R4[:1], targets.cell_box_R4[:1])
+    boxes_BT4 = torch.stack((targets.region_R4[:1], torch.full((1, 4), -0.1)), dim=1)
+    shown = ShownBoxes(torch.tensor([3]), boxes_BT4, targets.cell_box_R4[:1])
     moved = [*policy.parameters(), *guidance.parameters()]
     optimizer = torch.optim.Adam([p.requires_grad_() for p in moved], lr=3e-3)
     found = []
     for _ in range(60):
         watched = WatchedAttention(guidance.layers)
         policy.hidden(batch, watch=watched.wrap)
-        losses = guidance(watched.seen, targets, shown=shown)
+        losses = guidance(watched.first, targets, shown=shown)
         found.append(losses)
         optimizer.zero_grad()
         losses.total().backward()

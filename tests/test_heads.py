@@ -77,9 +77,34 @@ def test_a_video_call_points_into_the_frames_of_its_time():
     assert targets.cells_RC[0].tolist() == [5, 6, 7, 8]
 
 
-def test_localize_takes_its_span_from_the_evidence():
+def test_a_call_points_into_the_picture_it_names():
+    first = trajectory(ToolCall("zoom", {"media": 0, "box": [0, 0, 100, 100]}))
+    second = trajectory(ToolCall("zoom", {"media": 1, "box": [0, 0, 400, 400]}))
+    beyond = trajectory(ToolCall("zoom", {"media": 2, "box": [0, 0, 400, 400]}))
+    for made in (second, beyond):
+        made.sample = Sample("1", (IMAGE, Media("q", MediaKind.IMAGE, 200, 200)), "?")
+        made.spans.append(VisionSpan(9, 1, "q", (1, 2, 2)))
+    targets = head_targets([first, second, beyond], merge=2, imitated=None)
+    assert targets.cells_RC[1].tolist() == [14 + 9] + [NONE] * 7
+    assert targets.cell_R.tolist() == [0, 0, NONE]
+    assert targets.cell_box_R4[1].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert (targets.cells_RC[2] == NONE).all()
+
+
+def test_calls_of_a_batch_without_pictures_teach_their_operation_only():
+    made = trajectory(ToolCall("properties", {"mask": 0}))
+    targets = head_targets([made, made], merge=2, imitated=None)
+    assert targets.cells_RC.shape == (2, 0)
+    losses = AuxiliaryHeads(16)(torch.randn(28, 16, requires_grad=True), targets)
+    losses.total().backward()
+    assert losses.operation.item() > 0
+    assert losses.pointer.item() == losses.region.item() == losses.span.item() == 0.0
+
+
+def test_localize_takes_its_span_from_the_evidence_of_its_media():
     call = ToolCall("localize", {"media": 0, "event": "motion"})
-    evidence = (Evidence("localize", span=(1.5, 3.0)),)
+    other = Evidence("localize", media=1, span=(0.0, 0.5))
+    evidence = (other, Evidence("localize", span=(1.5, 3.0)))
     made = trajectory(call, media=VIDEO, evidence=evidence)
     targets = head_targets([made], merge=2, imitated=None)
     assert targets.span_R2[0].tolist() == [0.5, 1.0]
@@ -154,9 +179,16 @@ def test_the_pointer_learns_to_point_and_never_at_padding():
     assert losses.pointed_right == 1.0
 
 
+NOWHERE = [-0.1] * 4
 LABELS = TokenLabels(
     kinds_ML=torch.tensor([[0, 1], [UNKNOWN] * 2, [2, 0], [UNKNOWN] * 2, [1, 1]]),
-    boxes_M4=torch.tensor([[0.3, 0.5, 0.2, 0.5], *[[-0.1] * 4] * 3, [0.6, 0.5, 0.2, 0.5]]),
+    boxes_MT4=torch.tensor(
+        [
+            [[0.3, 0.5, 0.2, 0.5], NOWHERE],
+            *[[NOWHERE, NOWHERE]] * 3,
+            [[0.6, 0.5, 0.2, 0.5], [0.5, 0.5, 0.2, 0.5]],
+        ]
+    ),
     cells_M4=torch.tensor([[0.1, 0.5, 0.2, 1.0]] * 4 + [[0.5, 0.5, 0.2, 1.0]]),
 )
 
@@ -170,16 +202,18 @@ def test_the_dense_head_leaves_unknown_tokens_alone():
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()
-        head.box.bias.copy_(torch.tensor([0.5, 0.0, 1.0, 0.5, 3.0, 0.5]))
+        head.box.bias.copy_(torch.tensor([0.5, 0.0, 1.0, 0.5, 0.0, 0.0, 1.0, 0.5]))
     losses = head(embeds_MD, LABELS)
     assert losses.kinds.item() == pytest.approx((math.log(3) + math.log(2)) / 2)
-    # Two of twelve numbers are off, by 0.5 and 1.5 cells: smooth L1 with its bend at 0.05.
-    assert losses.box.item() == pytest.approx((0.5 - 0.025 + 1.5 - 0.025) / 12, rel=1e-5)
+    # One of twelve numbers is off, by half a cell: smooth L1 with its bend at 0.05.
+    assert losses.box.item() == pytest.approx((0.5 - 0.025) / 12, rel=1e-5)
 
 
 def test_a_batch_without_labels_has_no_dense_loss():
     head = DenseHead(4, (3, 2))
-    nothing = TokenLabels(torch.full((2, 2), UNKNOWN), torch.full((2, 4), -0.1), torch.ones(2, 4))
+    nothing = TokenLabels(
+        torch.full((2, 2), UNKNOWN), torch.full((2, 2, 4), -0.1), torch.ones(2, 4)
+    )
     losses = head(torch.randn(2, 4, requires_grad=True), nothing)
     losses.total().backward()
     assert losses.total().item() == 0.0

@@ -66,18 +66,25 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
-def test_a_run_goes_on_bitwise_from_its_state(tmp_path):
+def optimizer_of(net: nn.Module, slow_share: float) -> MasterAdamW:
+    """Its first layer moves at this share of the rate."""
+    slow = net[0].parameters()
+    return MasterAdamW(net.parameters(), OptimizerConfig(), slow=slow, slow_share=slow_share)
+
+
+@pytest.mark.parametrize("slow_share", [1.0, 0.25], ids=["all alike", "a slow layer"])
+def test_a_run_goes_on_bitwise_from_its_state(tmp_path, slow_share):
     one = module()
-    whole = MasterAdamW(one.parameters(), OptimizerConfig())
+    whole = optimizer_of(one, slow_share)
     for seed in range(6):
         step(one, whole, seed)
     two = module()
-    first = MasterAdamW(two.parameters(), OptimizerConfig())
+    first = optimizer_of(two, slow_share)
     for seed in range(3):
         step(two, first, seed)
     save_snapshot(tmp_path, 3, {"optimizer": first.state()})
     three = module()
-    second = MasterAdamW(three.parameters(), OptimizerConfig())
+    second = optimizer_of(three, slow_share)
     second.load(latest_snapshot(tmp_path)["optimizer"])
     for seed in range(3, 6):
         step(three, second, seed)

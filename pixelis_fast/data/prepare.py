@@ -11,9 +11,10 @@ chains begin with a trap: a wrong call, what came back, and its correction.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,16 +31,16 @@ from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.evident import is_evident
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.media import save_media
-from pixelis_fast.data.pixelworld.task import Plan, Task
+from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.pixelworld.world import PixelWorld
-from pixelis_fast.data.prepared import BOX, UNKNOWN, Example, PreparedWriter
+from pixelis_fast.data.prepared import BOX, THINGS, UNKNOWN, Example, PreparedWriter
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
-from pixelis_fast.types import Media, Sample, ToolCall, Trajectory
+from pixelis_fast.types import Box, Media, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
@@ -47,9 +48,12 @@ GRID = 10
 """Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
 SLACK = 20
 """Added around what is zoomed or read: a box that is off by as much still shows the text."""
-NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1)
 SHOWN_KINDS = ("marker", "disk", "ball")
-NOTHING = np.array([0, 0] + [UNKNOWN] * BOX)
+SMALL_KINDS = ("sign", "panel")
+SMALL_SHARE = 0.3
+"""A token shows a small thing of which so much lies in it."""
+NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1, len(SMALL_KINDS) + 1)
+NOTHING = np.array([0, 0, 0] + [UNKNOWN] * (THINGS * BOX))
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class PrepareConfig:
     policy: str = "pixelworld-5m"
     """Whose tokenizer and pixel limits."""
     trap_share: float = 0.15
-    asked_per_picture: int = 3
+    asked_per_picture: int = 5
     """Grounding examples about things that no question is about, per picture."""
 
     @property
@@ -140,7 +144,7 @@ class Preparer:
         return Example(trajectory, (True,), task.family, task.difficulty)
 
     def labels(self, task: Task, media: Media) -> np.ndarray | None:
-        """(M, 6): what each visual token of a picture shows; None for a video."""
+        """(M, 11): what each visual token of a picture shows; None for a video."""
         if len(task.frames) > 1:
             return None
         merge = self.opened.limits.image.patch.merge_size
@@ -189,36 +193,63 @@ def asked(task: Task, rng: np.random.Generator, count: int) -> list[tuple[str, C
         for thing in task.objects
         if thing.kind in SHOWN_KINDS and names[thing.color, thing.shape] == 1
     ]
-    found = []
-    for index in rng.permutation(len(things))[:count]:
-        name = f"{things[index].color} {things[index].shape}"
-        x0, y0, x1, y1 = things[index].box
-        if rng.random() < 0.5:
-            call = ToolCall("segment", {"media": 0, "point": [(x0 + x1) // 2, (y0 + y1) // 2]})
-            found.append((f"segment the {name}", CotaTurn(f"i segment the {name}", rounded(call))))
-        else:
-            call = ToolCall("zoom", {"media": 0, "box": [x0, y0, x1, y1]})
-            found.append((f"look at the {name}", CotaTurn(f"i look at the {name}", rounded(call))))
-    return found
+    plates = [thing for thing in task.objects if thing.kind in SMALL_KINDS]
+    possible = [each for thing in things for each in questions_about(thing, plates)]
+    return [possible[index] for index in rng.permutation(len(possible))[:count]]
+
+
+def questions_about(
+    thing: WorldObject, plates: Sequence[WorldObject]
+) -> Iterator[tuple[str, CotaTurn]]:
+    """With the call that each wants: its own place, and that of the plate beside it."""
+    name, (x, y, *_) = f"{thing.color} {thing.shape}", place_of(thing.box)
+    yield question(f"segment the {name}", "segment", point=[x, y])
+    yield question(f"look at the {name}", "zoom", box=list(thing.box))
+    if not plates:
+        return
+    plate = min(plates, key=lambda each: apart(each.box, thing.box))
+    yield question(f"look beside the {name}", "zoom", box=list(plate.box))
+    if plate.text is not None:
+        yield question(f"read the sign beside the {name}", "read_text", box=list(plate.box))
+
+
+def question(text: str, operation: str, **arguments: Any) -> tuple[str, CotaTurn]:
+    call = rounded(ToolCall(operation, {"media": 0, **arguments}))
+    return text, CotaTurn(f"i {text}", call)
+
+
+def apart(a: Box, b: Box) -> float:
+    """Distance of two centres."""
+    return math.dist(place_of(a)[:2], place_of(b)[:2])
 
 
 def cell_labels(task: Task, rows: int, columns: int) -> np.ndarray:
-    """(M, 6) of the thing that covers a token's cell most: colour, shape, centre and size.
+    """(M, 11): colour and shape of the thing that covers a token's cell most, kind of the small
+    thing in it (a sign, a panel), then centre and size of both.
 
-    Where none does, colour and shape are 0 and the rest is unknown.
+    Where there is none, the kind is 0 and the place unknown.
     """
     labels = np.tile(NOTHING, (rows, columns, 1))
     covered = np.full((rows, columns), 0.15)
     for thing in task.objects:
-        if thing.kind not in SHOWN_KINDS:
-            continue
-        share = cell_shares(thing.box, rows, columns)
-        color, shape = list(COLORS).index(thing.color) + 1, SHAPES.index(thing.shape) + 1
-        wins = share > covered
-        x0, y0, x1, y1 = thing.box
-        labels[wins] = color, shape, (x0 + x1) // 2, (y0 + y1) // 2, x1 - x0, y1 - y0
-        covered = np.where(wins, share, covered)
+        if thing.kind in SHOWN_KINDS:
+            share = cell_shares(thing.box, rows, columns)
+            wins = share > covered
+            labels[wins, :2] = list(COLORS).index(thing.color) + 1, SHAPES.index(thing.shape) + 1
+            labels[wins, 3 : 3 + BOX] = place_of(thing.box)
+            covered = np.where(wins, share, covered)
+        elif thing.kind in SMALL_KINDS:
+            share = cell_shares(thing.box, rows, columns)
+            holds = (share > 0) & (share >= SMALL_SHARE * share.sum())
+            labels[holds, 2] = SMALL_KINDS.index(thing.kind) + 1
+            labels[holds, 3 + BOX :] = place_of(thing.box)
     return labels.reshape(rows * columns, -1)
+
+
+def place_of(box: Box) -> tuple[int, int, int, int]:
+    """Centre and size."""
+    x0, y0, x1, y1 = box
+    return (x0 + x1) // 2, (y0 + y1) // 2, x1 - x0, y1 - y0
 
 
 def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.ndarray:

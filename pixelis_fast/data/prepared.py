@@ -34,6 +34,8 @@ EXAMPLES, PICTURES, PIXELS, HEADER = (
 )
 UNKNOWN = -100
 BOX = 4
+THINGS = 2
+"""A token may show a large thing and a small one."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,10 @@ class StoredPicture:
     offset: int
     grid_thw: Grid
     still: bool
-    """One of its two temporal slices is kept: they are equal."""
+    """One of its temporal slices is kept: they are equal. Not so in a video of two frames."""
     labels: tuple[tuple[int, ...], ...] | None
-    """(M, L + 4): kinds, then centre and size, in thousandths, of what the token shows; UNKNOWN
-    where there is none."""
+    """(M, L + 8): kinds, then centre and size, in thousandths, of the large and of the small thing
+    that the token shows; UNKNOWN where there is none."""
 
 
 class PreparedWriter:
@@ -91,12 +93,15 @@ class PreparedWriter:
         self._pixels.truncate(end)
         self._pictures = (folder / PICTURES).open("a")
         self._examples = (folder / EXAMPLES).open("a")
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[int, str]] = []
+        """Number of the task, and the line."""
 
     def __enter__(self) -> PreparedWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        if error is not None:
+            self._leave_out_newest()
         self.flush()
         for file in (self._pixels, self._pictures, self._examples):
             file.close()
@@ -116,7 +121,8 @@ class PreparedWriter:
         row = asdict(example) | {"number": number}
         for name in ("logprobs", "forced", "stage_ms"):
             row["trajectory"].pop(name)
-        self._waiting.append(json.dumps(row, default=lambda enum: enum.value) + "\n")
+        line = json.dumps(row, default=lambda enum: enum.value) + "\n"
+        self._waiting.append((number, line))
         self.last_number = max(self.last_number, number)
 
     def flush(self) -> None:
@@ -124,10 +130,15 @@ class PreparedWriter:
         for file in (self._pixels, self._pictures):
             file.flush()
             os.fsync(file.fileno())
-        self._examples.write("".join(self._waiting))
+        self._examples.write("".join(line for _, line in self._waiting))
         self._waiting.clear()
         self._examples.flush()
         os.fsync(self._examples.fileno())
+
+    def _leave_out_newest(self) -> None:
+        """The newest task may lack examples still; whoever goes on makes it again, as a whole."""
+        newest = max((number for number, _ in self._waiting), default=None)
+        self._waiting = [each for each in self._waiting if each[0] != newest]
 
     def _add_picture(self, media_id: str, patches: Patches, labels: np.ndarray | None) -> None:
         data = to_bytes(patches, self._patch)
@@ -139,10 +150,12 @@ class PreparedWriter:
             "offset": self._pixels.tell(),
             "nbytes": data.nbytes,
             "grid_thw": patches.grid_thw,
-            "still": patches.grid_thw[0] == 1,
+            "still": is_still(patches.grid_thw, data),
             "labels": None if labels is None else labels.tolist(),
         }
         self._pixels.write(data.tobytes())
+        # A row never names bytes that a kill could still take away.
+        self._pixels.flush()
         self._pictures.write(json.dumps(row) + "\n")
         self._known.add(media_id)
 
@@ -214,8 +227,14 @@ def to_bytes(patches: Patches, patch: PatchShape) -> np.ndarray:
     )
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (patch.mean, patch.std))
     pixels = ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    kept = pixels[:, :, :1] if patches.grid_thw[0] == 1 else pixels
-    return kept.contiguous().numpy()
+    first = pixels[:, :, :1]
+    still = patches.grid_thw[0] == 1 and bool((pixels == first).all())
+    return (first if still else pixels).contiguous().numpy()
+
+
+def is_still(grid: Grid, kept: np.ndarray) -> bool:
+    """Whether what `to_bytes` kept of a picture is one slice for all."""
+    return grid[0] == 1 and kept.shape[2] == 1
 
 
 def example_from_json(row: dict[str, Any]) -> Example:
@@ -250,12 +269,15 @@ def cut_torn_line(path: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TokenLabels:
-    """What visual tokens show, one row each; boxes are centre and size as shares of the picture."""
+    """What visual tokens show, one row each; boxes are centre and size as shares of the picture.
+
+    T = things: the large one, the small one.
+    """
 
     kinds_ML: torch.Tensor
     """int64; UNKNOWN without a label."""
-    boxes_M4: torch.Tensor
-    """fp32, of the thing; below 0 where there is none."""
+    boxes_MT4: torch.Tensor
+    """fp32, of the things; below 0 where there is none."""
     cells_M4: torch.Tensor
     """fp32, of the token itself."""
 
@@ -264,16 +286,22 @@ class TokenLabels:
 
 
 def labels_of(data: Prepared, media_ids: Sequence[str], num_kinds: int, merge: int) -> TokenLabels:
-    """Of all pictures' tokens, in order."""
+    """Of all pictures' tokens, in order; ValueError where they were prepared for other labels."""
     rows, cells = [], []
     for media_id in media_ids:
         stored = data.pictures[media_id]
         cells.append(cells_of(stored.grid_thw, merge))
-        known = stored.labels is not None
-        nothing = torch.full((len(cells[-1]), num_kinds + BOX), UNKNOWN)
-        rows.append(torch.tensor(stored.labels) if known else nothing)
-    kinds_ML, boxes_M4 = torch.cat(rows).split((num_kinds, BOX), dim=1)
-    return TokenLabels(kinds_ML, boxes_M4.float() / 1000, torch.cat(cells))
+        nothing = torch.full((len(cells[-1]), num_kinds + THINGS * BOX), UNKNOWN)
+        found = nothing if stored.labels is None else torch.tensor(stored.labels)
+        if found.shape != nothing.shape:
+            raise ValueError(
+                f"labels of {media_id}: expected {tuple(nothing.shape)}, got {tuple(found.shape)}; "
+                "prepare the examples again"
+            )
+        rows.append(found)
+    kinds_ML, boxes_M8 = torch.cat(rows).split((num_kinds, THINGS * BOX), dim=1)
+    boxes_MT4 = boxes_M8.float().view(-1, THINGS, BOX) / 1000
+    return TokenLabels(kinds_ML, boxes_MT4, torch.cat(cells))
 
 
 def cells_of(grid: Grid, merge: int) -> torch.Tensor:

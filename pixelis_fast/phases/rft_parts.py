@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from pixelis_fast.agent import Agent, build_agent
 from pixelis_fast.grammar import ToolGrammar
@@ -73,22 +70,3 @@ def split(learnables: list[Learnable], count: int) -> Iterator[list[Learnable]]:
     """In order, into at most `count` parts of nearly one size."""
     size = -(-len(learnables) // count)
     return (learnables[start : start + size] for start in range(0, len(learnables), size))
-
-
-def check_settings(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    if different := sorted(key for key in wanted if found.get(key) != wanted[key]):
-        raise ValueError(
-            f"resume: expected the settings of the run in {out}, got another "
-            f"{', '.join(different)}; choose another folder for a new run"
-        )
-
-
-def cut_log(path: Path, step: int) -> None:
-    """Rows of steps that will be done again go; so does a torn last line."""
-    if not path.is_file():
-        return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in kept if json.loads(line)["step"] <= step]
-    draft = path.with_suffix(".draft")
-    draft.write_text("".join(kept))
-    draft.replace(path)

@@ -17,8 +17,6 @@ from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import Learnable, LossMaker, LossReport
 from pixelis_fast.phases.rft_parts import (
     best_of_groups,
-    check_settings,
-    cut_log,
     first_failure,
     first_seed,
     grammar_of,
@@ -41,7 +39,7 @@ from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.progress import step_bar
 from pixelis_fast.reward_stages import Stages
 from pixelis_fast.rewards import score_group, transitions_of
-from pixelis_fast.snapshots import latest_snapshot, save_snapshot
+from pixelis_fast.snapshots import check_settings, cut_log, latest_snapshot, save_snapshot
 from pixelis_fast.types import RewardParts, Trajectory
 
 LOG, POLICY, ADAPTER, SNAPSHOTS = "log.jsonl", "policy", "adapter", "snapshots"

@@ -5,7 +5,8 @@
 
 L = Σ m w CE / Σ m w + λ_aux L_aux: masked imitation with role weights, and the heads that say where
 calls point. Trains a preset from scratch or a checkpoint folder. What a step sees follows from the
-seed and its number, so a run that is killed and started again ends with the same bits.
+seed and its number: a run that is killed and started again ends with the same bits, on a CPU and
+with as many threads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pixelis_fast.phases.sft_loss import LossConfig, SftLoss, SftModel, mean_met
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.progress import step_bar
-from pixelis_fast.snapshots import latest_snapshot, save_snapshot
+from pixelis_fast.snapshots import check_settings, cut_log, latest_snapshot, save_snapshot
 
 LOG, POLICY, ADAPTER, CONFIG = "log.jsonl", "policy", "adapter", "config.json"
 SNAPSHOTS = "snapshots"
@@ -83,6 +84,16 @@ class SftConfig:
             )
         if not 0 < self.tower_rate <= 1:
             raise ValueError(f"tower_rate: expected a share in (0, 1], got {self.tower_rate}")
+        if self.tower_rate != 1 and self.lora_rank:
+            raise ValueError(
+                "tower_rate: expected 1 beside an adapter, which leaves the tower as it is, "
+                f"got {self.tower_rate}"
+            )
+        if min(self.log_every, self.validate_every, self.save_every) < 1:
+            raise ValueError(
+                "log_every, validate_every, save_every: expected >= 1, got "
+                f"{self.log_every}, {self.validate_every} and {self.save_every}"
+            )
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: expected >= 1, got {self.batch_tokens}")
         if self.lora_rank is not None and self.policy in PRESETS:
@@ -190,12 +201,19 @@ class SftRun:
             file.write(json.dumps(row) + "\n")
 
     def save(self) -> None:
-        """A snapshot to go on from, and the policy as a checkpoint folder or the adapter's."""
+        """What was trained, then a snapshot to go on from.
+
+        In this order: a run whose last snapshot is there has nothing left to write.
+        """
+        self._save_trained()
         state = {
             "settings": json.dumps(self.config.run_settings()),
             "optimizer": self.optimizer.state(),
         }
         save_snapshot(self.out / SNAPSHOTS, self.optimizer.num_steps, state)
+
+    def _save_trained(self) -> None:
+        """The policy as a checkpoint folder, or the adapter's."""
         if self.bank is not None:
             self.bank.save(self.out / ADAPTER)
             return
@@ -210,14 +228,10 @@ class SftRun:
         state = latest_snapshot(self.out / SNAPSHOTS)
         if state is None:
             (self.out / CONFIG).write_text(json.dumps(asdict(self.config), indent=1))
-            return
-        found, wanted = json.loads(state["settings"]), self.config.run_settings()
-        if different := sorted(key for key in wanted if found.get(key) != wanted[key]):
-            raise ValueError(
-                f"resume: expected the settings of the run in {self.out}, got another "
-                f"{', '.join(different)}; choose another folder for a new run"
-            )
-        self.optimizer.load(state["optimizer"])
+        else:
+            check_settings(json.loads(state["settings"]), self.config.run_settings(), self.out)
+            self.optimizer.load(state["optimizer"])
+        cut_log(self.out / LOG, self.optimizer.num_steps)
 
 
 def trainable(config: SftConfig) -> OpenPolicy:
@@ -316,7 +330,9 @@ def command(
     chosen = PRESET_SETTINGS[preset] | {k: v for k, v in given.items() if v is not None}
     if "policy" not in chosen:
         raise ValueError(f"--policy: expected a checkpoint folder with --preset {preset.value}")
-    highest = chosen.pop("rate")
+    highest, weight = chosen.pop("rate"), guide_weight(guide, chosen.get("lora_rank"))
+    if tower:
+        check_tower_alone(guide, grounding)
     config = SftConfig(
         data=tuple(map(str, data)),
         out=str(out),
@@ -324,7 +340,7 @@ def command(
         optimizer=OptimizerConfig(
             learning_rate=highest, total_steps=steps, warmup_steps=min(100, steps // 10)
         ),
-        loss=LossConfig(guide_weight=guide_weight(guide, chosen.get("lora_rank"))),
+        loss=LossConfig(guide_weight=weight),
         curriculum=Curriculum(grounding, min(grounding + 0.2, 1.0) if grounding else 0.0),
         tower_only=tower,
         tower_rate=tower_rate,
@@ -341,6 +357,15 @@ def guide_weight(given: float | None, lora_rank: int | None) -> float:
     if lora_rank and given:
         raise ValueError(f"--guide: expected none beside an adapter, got {given}")
     return (0.0 if lora_rank else 1.0) if given is None else given
+
+
+def check_tower_alone(guide: float | None, grounding: float) -> None:
+    """A tower alone has no decoder to guide, and takes pictures instead of examples."""
+    if guide or grounding:
+        raise ValueError(
+            "--tower: expected neither --guide nor --grounding with it, "
+            f"got {guide} and {grounding}"
+        )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,10 @@ class StepPictures:
         self._seed, self._batch_tokens = seed, batch_tokens
 
     def draw(self, step: int) -> list[str]:
-        """At least one, then as many as fit; ValueError where no picture has labels."""
+        """At least one, then as many as fit; ValueError where no picture has labels.
+
+        One that is drawn again takes up room and is not shown again.
+        """
         if not self._ids:
             raise ValueError("pictures: expected labels of visual tokens in the data, got none")
         rng = np.random.default_rng((self._seed, step))

@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pixelis_fast.copies import copied_rows
 from pixelis_fast.data.prepared import Example, Prepared, TokenLabels, labels_of
-from pixelis_fast.guidance import Guidance, GuidanceLosses, ShownBoxes, WatchedAttention
+from pixelis_fast.guidance import (
+    CopyLosses,
+    Guidance,
+    GuidanceLosses,
+    ShownBoxes,
+    WatchedAttention,
+)
 from pixelis_fast.head_targets import HeadTargets, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, DenseLosses, HeadLosses
 from pixelis_fast.imitation import RoleWeights, token_weights
@@ -18,6 +25,7 @@ from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.decoder import apply_at_once
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.training_batch import TrainingBatch, training_batch
+from pixelis_fast.types import TokenRole
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,11 @@ class SftModel(nn.Module):
         num_labels: Sequence[int] = (),
         bank: AdapterBank | None = None,
     ) -> None:
-        """With a bank the policy stays as it is: neither its tower nor its heads are taught."""
+        """With a bank the policy stays as it is: neither its tower nor its heads are taught.
+
+        The heads are drawn on the host, one seed is the same heads on every device, and then go
+        where the policy is.
+        """
         super().__init__()
         text = policy.config.text
         size = text.hidden_size
@@ -70,6 +82,9 @@ class SftModel(nn.Module):
             if config.guide_weight and bank is None
             else None
         )
+        for part in (self.heads, self.dense, self.guidance):
+            if part is not None:
+                part.to(policy.device)
 
     def trained(self) -> Iterator[nn.Parameter]:
         """What the optimizer moves: the policy or the bank, and the heads."""
@@ -92,10 +107,15 @@ class SftModel(nn.Module):
             total = total + self.config.aux_weight * losses.total()
             metrics |= head_metrics(losses)
         if self.guidance is not None and targets is not None:
-            guided = self.guidance(watched.seen, targets, shown=shown_boxes(batch, labels))
+            guided = self.guidance(watched.first, targets, shown=shown_boxes(batch, labels))
             if guided is not None:
                 total = total + self.config.guide_weight * guided.total()
                 metrics |= guidance_metrics(guided)
+        copied = copied_rows(trajectories, [example.imitated for example in examples])
+        if self.guidance is not None and copied is not None:
+            copies = self.guidance.copies(watched.last, copied.to(self.policy.device))
+            total = total + self.config.guide_weight * copies.attention
+            metrics |= copy_metrics(copies)
         if self.dense is not None and features is not None and labels is not None:
             dense = self.dense(features.embeds_MD, labels)
             total = total + self.config.dense_weight * dense.total()
@@ -153,23 +173,23 @@ def shown_boxes(batch: TrainingBatch, labels: TokenLabels | None) -> ShownBoxes 
     """Of the visual tokens of all trajectories, not of each picture once."""
     if labels is None or batch.feature_index_M is None or batch.visual_index_M is None:
         return None
-    boxes_M4 = labels.boxes_M4.index_select(0, batch.feature_index_M)
+    boxes_MT4 = labels.boxes_MT4.index_select(0, batch.feature_index_M)
     cells_M4 = labels.cells_M4.index_select(0, batch.feature_index_M)
-    shown_M = boxes_M4[:, 0] >= 0
-    return ShownBoxes(batch.visual_index_M[shown_M], boxes_M4[shown_M], cells_M4[shown_M])
+    shown_M = (boxes_MT4[..., 0] >= 0).any(dim=1)
+    return ShownBoxes(batch.visual_index_M[shown_M], boxes_MT4[shown_M], cells_M4[shown_M])
 
 
 def role_metrics(
     examples: Sequence[Example], batch: TrainingBatch, logprob_N: Tensor
 ) -> dict[str, float]:
-    """Mean negative log-likelihood by role, and of an argument's digits alone."""
+    """Mean negative log-likelihood by role, over the tokens that were not certain already."""
     roles_N = batch.rows([[float(role) for role in e.trajectory.roles] for e in examples])
     counted_N = logprob_N != 0
     found = {}
-    for name, number in (("thought", 1), ("operation", 2), ("argument", 3), ("answer", 5)):
-        rows_N = counted_N & (roles_N == number)
+    for role in (TokenRole.THOUGHT, TokenRole.OPERATION, TokenRole.ARGUMENT, TokenRole.ANSWER):
+        rows_N = counted_N & (roles_N == role)
         if rows_N.any():
-            found[f"nll/{name}"] = float(-logprob_N[rows_N].mean())
+            found[f"nll/{role.name.lower()}"] = float(-logprob_N[rows_N].mean())
     return found
 
 
@@ -189,6 +209,10 @@ def guidance_metrics(losses: GuidanceLosses) -> dict[str, float]:
         "loss/guided region": losses.region.item(),
         "looked_right": losses.on_target,
     }
+
+
+def copy_metrics(losses: CopyLosses) -> dict[str, float]:
+    return {"loss/copied": losses.attention.item(), "copied_right": losses.on_target}
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:

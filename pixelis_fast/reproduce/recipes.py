@@ -90,6 +90,7 @@ def chains_config(
 def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
     """The same tower, the bare answers: what looking once is worth."""
     return SftConfig(
+        tower_rate=0.5,
         data=(str(data / "direct"),),
         out=str(out),
         policy=str(policy),

@@ -15,11 +15,14 @@ from pixelis_fast.data.prepare import (
     Preparer,
     cell_labels,
     cell_shares,
+    place_of,
     prepare,
+    questions_about,
     rounded,
 )
 from pixelis_fast.data.prepared import (
     EXAMPLES,
+    PIXELS,
     UNKNOWN,
     Example,
     Prepared,
@@ -29,12 +32,13 @@ from pixelis_fast.data.prepared import (
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import moved
 from pixelis_fast.imitation import RoleWeights, token_weights
+from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.limits import PatchShape
 from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.script import Script
-from pixelis_fast.types import Sample, TokenRole, ToolCall
+from pixelis_fast.types import Sample, TokenRole, ToolCall, Trajectory, VisionSpan
 from tests.media import picture
 
 TURNS = (
@@ -110,7 +114,7 @@ def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
     grid = agent.views.grid_thw(sample.media[0])
     rows, columns = grid[1] // 2, grid[2] // 2
     count = rows * columns
-    labels = np.arange(count * 6).reshape(count, 6)
+    labels = np.arange(count * 11).reshape(count, 11)
     with PreparedWriter(tmp_path, header={"policy": "p"}, patch=PatchShape()) as out:
         example = Example(built, (True, True, True), "count", 0.5)
         known = {sample.media[0].id: labels}
@@ -131,13 +135,15 @@ def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
         assert one.grid_thw == other.grid_thw
         torch.testing.assert_close(one.patches_PK, other.patches_PK, atol=1e-6, rtol=0)
     crop = next(s.media_id for s in built.spans if s.media_id != sample.media[0].id)
-    found = labels_of(data, [crop, sample.media[0].id], 2, 2)
+    found = labels_of(data, [crop, sample.media[0].id], 3, 2)
     assert (found.kinds_ML[:-count] == UNKNOWN).all()
-    assert (found.boxes_M4[:-count] < 0).all()
-    assert torch.equal(found.kinds_ML[-count:], torch.from_numpy(labels[:, :2]))
+    assert (found.boxes_MT4[:-count] < 0).all()
+    assert torch.equal(found.kinds_ML[-count:], torch.from_numpy(labels[:, :3]))
     torch.testing.assert_close(
-        found.boxes_M4[-count:], torch.from_numpy(labels[:, 2:]).float() / 1000
+        found.boxes_MT4[-count:].flatten(1), torch.from_numpy(labels[:, 3:]).float() / 1000
     )
+    with pytest.raises(ValueError, match="prepare the examples again"):
+        labels_of(data, [sample.media[0].id], 5, 2)
     second = found.cells_M4[-count + 1].tolist()
     assert second == pytest.approx([1.5 / columns, 0.5 / rows, 1 / columns, 1 / rows])
 
@@ -162,6 +168,50 @@ def test_a_torn_line_is_cut_and_writing_goes_on(agent, builder, sample, tmp_path
         assert out.last_number == 4
     with pytest.raises(ValueError, match="expected the header"):
         PreparedWriter(tmp_path, header={"policy": "q"}, patch=PatchShape())
+
+
+def test_an_interrupted_task_is_left_out_and_no_picture_is_torn(agent, builder, sample, tmp_path):
+    built = builder.build(sample, TURNS[:1], answer=None)
+    example = Example(built, (True,), "count", 0.5)
+
+    on_disk = []
+
+    def writer() -> PreparedWriter:
+        return PreparedWriter(tmp_path, header={"policy": "p"}, patch=PatchShape())
+
+    def interrupted() -> None:
+        with writer() as out:
+            for number in range(2):
+                out.add(example, agent.views.patches, number=number)
+                on_disk.append((tmp_path / PIXELS).stat().st_size)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert on_disk == [(tmp_path / PIXELS).stat().st_size] * 2
+    assert on_disk[0] > 0
+    assert len(Prepared([tmp_path], PatchShape()).examples) == 1
+    with writer() as out:
+        assert out.last_number == 0
+
+
+def test_both_frames_of_a_short_video_are_kept(tmp_path):
+    drawn = torch.randint(256, (2, 4, 3, 2, 256), generator=torch.Generator().manual_seed(0))
+    drawn[1, :, :, 1] = drawn[1, :, :, 0]
+    shown = {
+        name: Patches(((pixels / 255 - 0.5) / 0.5).view(4, -1), (1, 2, 2), 2)
+        for name, pixels in zip(("video", "picture"), drawn, strict=True)
+    }
+    spans = [VisionSpan(place, 1, name, (1, 2, 2)) for place, name in enumerate(shown)]
+    trajectory = Trajectory(Sample("1", (), "?"), policy_version="", seed=0, spans=spans)
+    with PreparedWriter(tmp_path, header={}, patch=PatchShape()) as out:
+        out.add(Example(trajectory, (), "", 0.0), shown.__getitem__, number=0)
+    data = Prepared([tmp_path], PatchShape())
+    assert [data.pictures[name].still for name in shown] == [False, True]
+    for name, patches in shown.items():
+        torch.testing.assert_close(
+            data.patches(name).patches_PK, patches.patches_PK, atol=1e-6, rtol=0
+        )
 
 
 def test_pixelworld_is_prepared_and_goes_on_where_it_stopped(tmp_path):
@@ -217,9 +267,38 @@ def test_cells_are_labelled_by_what_covers_them():
         "train", 1
     )
     labels = cell_labels(task, 6, 6)
-    assert labels.shape == (36, 6)
+    assert labels.shape == (36, 11)
     shown = labels[:, 0] > 0
     assert shown.sum() >= 2
-    assert (labels[~shown, 2:] == UNKNOWN).all()
+    assert (labels[~shown, 3:7] == UNKNOWN).all()
     centres = {((t.box[0] + t.box[2]) // 2, (t.box[1] + t.box[3]) // 2) for t in task.objects}
-    assert {tuple(row) for row in labels[shown, 2:4].tolist()} <= centres
+    assert {tuple(row) for row in labels[shown, 3:5].tolist()} <= centres
+    assert (labels[:, 2] == 0).all()
+    assert (labels[:, 7:] == UNKNOWN).all()
+
+
+def test_a_sign_is_told_by_the_cell_it_lies_in():
+    task = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0})).task(
+        "train", 1
+    )
+    labels = cell_labels(task, 6, 6)
+    signs = [place_of(thing.box) for thing in task.objects if thing.kind == "sign"]
+    held = labels[:, 2] == 1
+    assert {tuple(row) for row in labels[held, 7:].tolist()} == set(signs)
+    cells = [y * 6 // 1000 * 6 + x * 6 // 1000 for x, y, *_ in signs]
+    assert held[cells].all()
+    assert (labels[~held, 7:] == UNKNOWN).all()
+
+
+def test_questions_beside_a_thing_want_the_plate_next_to_it():
+    task = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0})).task(
+        "train", 1
+    )
+    marker, sign = task.objects[:2]
+    found = dict(questions_about(marker, [t for t in task.objects if t.kind == "sign"]))
+    name = f"{marker.color} {marker.shape}"
+    assert len(found) == 4
+    for text in (f"look beside the {name}", f"read the sign beside the {name}"):
+        x0, y0, x1, y1 = found[text].call.arguments["box"]
+        assert max(x0 - sign.box[0], y0 - sign.box[1]) <= 0
+        assert min(x1 - sign.box[2], y1 - sign.box[3]) >= 0

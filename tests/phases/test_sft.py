@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -18,17 +17,18 @@ import torch
 
 from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
-from pixelis_fast.data.prepare import PrepareConfig, prepare
-from pixelis_fast.data.prepared import Prepared
+from pixelis_fast.data.prepare import NUM_LABELS, PrepareConfig, prepare
+from pixelis_fast.data.prepared import Example, Prepared
 from pixelis_fast.optimizer import OptimizerConfig
-from pixelis_fast.phases.sft import SftConfig, SftRun, guide_weight, main
+from pixelis_fast.phases.sft import SftConfig, SftRun, check_tower_alone, guide_weight, main
 from pixelis_fast.phases.sft_data import Curriculum, StepExamples, StepPictures
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.limits import PRESET_LIMITS, PatchShape
 from pixelis_fast.policy.tokenizer import Tokenizer
-from pixelis_fast.policy.weights import load_policy, random_policy
+from pixelis_fast.policy.weights import empty_policy, load_policy, random_policy
 from pixelis_fast.snapshots import latest_snapshot
+from pixelis_fast.types import Sample, Step, TokenRole, ToolCall, Trajectory
 
 START = """
 import pickle, sys
@@ -122,6 +122,24 @@ def until_snapshot(folder: Path) -> None:
         time.sleep(0.01)
 
 
+def test_a_run_that_dies_while_it_writes_its_policy_writes_it_again(config, tmp_path, monkeypatch):
+    def dies(*args, **settings):
+        raise OSError("killed")
+
+    twice = OptimizerConfig(warmup_steps=0, total_steps=2)
+    settings = config(tmp_path, optimizer=twice, save_every=2)
+    with monkeypatch.context() as broken:
+        broken.setattr("pixelis_fast.phases.sft.save_folder", dies)
+        with pytest.raises(OSError, match="killed"):
+            main(settings)
+    policy = load_policy(main(settings), dtype=torch.bfloat16)
+    saved = latest_snapshot(tmp_path / "snapshots")["optimizer"]["masters"]
+    trained = next(m for m in saved if m.shape == policy.embed_tokens.weight.shape)
+    assert torch.equal(policy.embed_tokens.weight, trained.to(torch.bfloat16))
+    # The first step of both attempts; the log has it once.
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
 def test_a_run_with_other_settings_does_not_go_on(config, data, tmp_path):
     one = config(tmp_path, optimizer=OptimizerConfig(warmup_steps=0, total_steps=1))
     main(one)
@@ -135,24 +153,68 @@ def test_lora_leaves_the_policy_alone(config, data, tmp_path):
     settings = config(tmp_path / "lora", policy=str(base), lora_rank=4)
     run = SftRun(settings)
     before = [p.detach().clone() for p in run.opened.policy.parameters()]
+    asked = run.examples.draw(0, 0.0)
+    first = run.model.loss(asked, run.data).metrics["loss/imitation"]
     folder = run.train()
     after = run.opened.policy.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert any(p.abs().max() > 0 for pair in run.bank.pairs.values() for p in pair.b_OR)
     assert (folder / "adapter_model.safetensors").is_file()
-    found = [row for row in rows(tmp_path / "lora") if row["kind"] == "train"]
-    assert found[-1]["loss/imitation"] < found[0]["loss/imitation"]
+    assert run.model.loss(asked, run.data).metrics["loss/imitation"] < first - 0.02
 
 
-def test_recomputing_changes_no_gradient(config, data):
+def test_an_adapter_leaves_the_tower_and_its_rate_alone(config):
+    with pytest.raises(ValueError, match="tower_rate: expected 1 beside an adapter"):
+        config(Path("unused"), lora_rank=4, tower_rate=0.5)
+    with pytest.raises(ValueError, match="save_every: expected >= 1, got 1, 200 and 0"):
+        config(Path("unused"), save_every=0)
+
+
+def test_the_heads_go_where_the_policy_is():
+    policy = empty_policy(PRESETS["unit"], device="meta", dtype=torch.bfloat16)
+    model = SftModel(policy, LossConfig(), num_labels=(7, 6))
+    parts = (model.heads, model.dense, model.guidance)
+    devices = [{p.device.type for p in part.parameters()} for part in parts]
+    assert devices == [{"meta"}] * 3
+
+
+def test_a_trajectory_without_pictures_is_packed_like_any_other(start, data):
+    policy = load_policy(start).requires_grad_(True)
+    model = SftModel(policy, LossConfig(), num_labels=NUM_LABELS)
+    examples = Prepared([data], PatchShape())
+    bare = Trajectory(
+        Sample("1", (), "?"),
+        policy_version="",
+        seed=0,
+        ids=list(range(14)),
+        roles=[TokenRole.PROMPT] * 11
+        + [TokenRole.OPERATION, TokenRole.ARGUMENT, TokenRole.OPERATION],
+        steps=[Step(11, 14, ToolCall("properties", {"mask": 0}))],
+    )
+    without = Example(bare, (True,), "bare", 0.0)
+    alone = model.loss([without], examples)
+    alone.total.backward()
+    assert "loss/operation" in alone.metrics
+    assert not {"loss/guided attention", "loss/dense"} & alone.metrics.keys()
+    pointing = next(e for e in examples.examples if not e.is_whole)
+    one, both = (model.loss(batch, examples).metrics for batch in ([pointing], [without, pointing]))
+    for name in ("loss/guided attention", "loss/guided region", "loss/pointer", "loss/dense box"):
+        assert both[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4], ids=["whole", "adapter"])
+def test_recomputing_changes_no_gradient(config, data, lora_rank):
     examples = Prepared([data], PatchShape())
     drawn = StepExamples(examples.examples, Curriculum(), batch_tokens=400, seed=0).draw(0, 1.0)
     gradients = []
     for recompute in (False, True):
-        run = SftRun(config(Path(os.devnull).parent, recompute=recompute, dtype="float32"))
-        run.model.loss(drawn, examples).total.backward()
-        gradients.append([p.grad.clone() for p in run.model.parameters() if p.grad is not None])
-    assert len(gradients[0]) == len(gradients[1])
+        settings = config(Path("unused"), recompute=recompute, dtype="float32", lora_rank=lora_rank)
+        run = SftRun(settings)
+        loss = run.model.loss(drawn, examples)
+        assert ("loss/guided attention" in loss.metrics) == (lora_rank is None)
+        loss.total.backward()
+        gradients.append([p.grad.clone() for p in run.model.trained() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 20
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-5)
 
@@ -179,8 +241,10 @@ def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(c
     assert all(e.is_whole for e in late)
     ids = [[e.trajectory.sample.media[0].id for e in draw(step, 0.1)] for step in range(5)]
     assert any(len(set(step)) < len(step) for step in ids), "a picture's calls come together"
-    easy = [e for step in range(20) for e in draw(step, 0.45) if e.is_whole]
-    assert max(e.difficulty for e in easy) <= max(e.difficulty for e in late)
+    easy = [e for step in range(20) for e in draw(step, 0.35) if e.is_whole]
+    middle = sorted(e.difficulty for e in examples if e.is_whole)[2]
+    assert easy
+    assert max(e.difficulty for e in easy) <= middle < max(e.difficulty for e in late)
     assert [e.trajectory.ids for e in draw(3, 0.5)] == [e.trajectory.ids for e in draw(3, 0.5)]
     with pytest.raises(ValueError, match="grounding_until <= whole_from"):
         Curriculum(grounding_until=0.6, whole_from=0.3)
@@ -220,6 +284,11 @@ def test_a_towers_pictures_fill_the_batch_once_each(data):
         StepPictures({}, batch_tokens=150, seed=3, merge=2).draw(0)
 
 
-def test_a_tower_alone_takes_no_validation(config, data, tmp_path):
+def test_a_tower_alone_takes_no_validation_and_nothing_that_needs_a_decoder(config, data, tmp_path):
     with pytest.raises(ValueError, match="tower_only: expected"):
         config(tmp_path, tower_only=True, validation=str(data))
+    with pytest.raises(ValueError, match="--tower: expected neither --guide nor --grounding"):
+        check_tower_alone(0.5, 0.0)
+    with pytest.raises(ValueError, match="--tower: expected neither --guide nor --grounding"):
+        check_tower_alone(None, 0.4)
+    check_tower_alone(None, 0.0)

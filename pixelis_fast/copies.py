@@ -1,0 +1,87 @@
+"""Which tokens of an answer a tool said word for word, and where.
+
+A sign's text or a time reaches the answer by being copied from an observation. Guided attention
+(guidance.py) teaches one head to look there; imitation alone, from scratch, still answered "6" to
+every sign after 1,000 steps on whole chains.
+
+Shapes: G = rows that predict a copied token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pixelis_fast.types import TokenRole, Trajectory
+
+CLOSING = 4
+"""Tokens behind an answer's text: "</", "answer", ">" and the end of the turn."""
+
+
+@dataclass(frozen=True)
+class CopiedRows:
+    """Rows of a batch whose next token is a copy."""
+
+    rows_G: Tensor
+    starts_G: Tensor
+    """First row each may see."""
+    wanted_G: Tensor
+    """Row of the token that it copies."""
+
+    def to(self, device: torch.device) -> CopiedRows:
+        return CopiedRows(*(part.to(device) for part in vars(self).values()))
+
+
+def copied_rows(
+    trajectories: Sequence[Trajectory], imitated: Sequence[Sequence[bool]]
+) -> CopiedRows | None:
+    """Of all imitated answers of a batch; None where nothing is copied."""
+    found, start = [], 0
+    for trajectory, marks in zip(trajectories, imitated, strict=True):
+        if marks[-1]:
+            pairs = copied_tokens(trajectory)
+            found += [(start + token - 1, start, start + source) for token, source in pairs]
+        start += len(trajectory.ids)
+    if not found:
+        return None
+    rows_G, starts_G, wanted_G = torch.tensor(found).unbind(1)
+    return CopiedRows(rows_G, starts_G, wanted_G)
+
+
+def copied_tokens(trajectory: Trajectory) -> Iterator[tuple[int, int]]:
+    """(index of a token of the answer, index of the token that it copies), one run."""
+    if not is_said(trajectory):
+        return
+    ids, roles = trajectory.ids, trajectory.roles
+    answer = [index for index, role in enumerate(roles) if role is TokenRole.ANSWER]
+    end = answer[-1] + 1 - CLOSING
+    best: tuple[int, int] | None = None
+    length = 0
+    for last in range(answer[0]):
+        run = shared_end(ids, end, last + 1, limit=end - answer[0])
+        observed = all(roles[last - back] is TokenRole.OBSERVATION for back in range(run))
+        if run > length and observed:
+            best, length = (end - run, last + 1 - run), run
+    if best is not None:
+        yield from ((best[0] + step, best[1] + step) for step in range(length))
+
+
+def is_said(trajectory: Trajectory) -> bool:
+    """Whether an observation holds the answer as a word or a number of its own."""
+    if not trajectory.answer:
+        return False
+    word = re.compile(rf"(?<![\w.]){re.escape(trajectory.answer)}(?![\w.])")
+    texts = [step.observation.text for step in trajectory.steps if step.observation is not None]
+    return any(word.search(text) for text in texts)
+
+
+def shared_end(ids: Sequence[int], end: int, other: int, *, limit: int) -> int:
+    """How many tokens before `end` equal those before `other`, at most `limit`."""
+    run = 0
+    while run < min(limit, other) and ids[end - 1 - run] == ids[other - 1 - run]:
+        run += 1
+    return run

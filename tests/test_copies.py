@@ -1,0 +1,89 @@
+"""What an answer copies: where it is found, when it is not, and how a head learns to look there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pixelis_fast.copies import CLOSING, CopiedRows, copied_rows, copied_tokens
+from pixelis_fast.guidance import Guidance, WatchedAttention
+from pixelis_fast.policy.batch import PackedBatch
+from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.policy.weights import random_policy
+from pixelis_fast.types import Observation, Sample, Step, TokenRole, Trajectory
+
+OPEN, SHUT = 90, [91, 92, 93, 94]
+
+
+def trajectory(observed: list[int], said: list[int], *, text: str, answer: str | None):
+    """A prompt of two tokens, a call of two, an observation, an answer between its marks."""
+    assert len(SHUT) == CLOSING
+    made = Trajectory(Sample("1", (), "?"), policy_version="trace", seed=0)
+    parts = (
+        ([1, 2], TokenRole.PROMPT),
+        ([3, 4], TokenRole.OPERATION),
+        (observed, TokenRole.OBSERVATION),
+        ([OPEN, *said, *SHUT], TokenRole.ANSWER),
+    )
+    for ids, role in parts:
+        made.ids += ids
+        made.roles += [role] * len(ids)
+    made.steps = [Step(2, 4, None, Observation(text)), Step(4 + len(observed), len(made.ids), None)]
+    made.answer = answer
+    return made
+
+
+def test_the_longest_run_that_ends_with_the_answer_is_its_source():
+    made = trajectory([9, 7, 9, 5, 6, 7, 8], [5, 6, 7], text='{"text":"K42"}', answer="K42")
+    pairs = list(copied_tokens(made))
+    assert [made.ids[token] for token, _ in pairs] == [5, 6, 7]
+    assert [source for _, source in pairs] == [7, 8, 9]
+
+
+def test_the_first_of_equal_runs_is_the_source():
+    made = trajectory([5, 6, 9, 5, 6], [5, 6], text="[2.7,3.5] 2.7", answer="2.7")
+    assert [source for _, source in copied_tokens(made)] == [4, 5]
+
+
+def test_tokens_that_merge_with_the_mark_are_left_out():
+    made = trajectory([5, 6], [95, 6], text='"office"', answer="office")
+    assert list(copied_tokens(made)) == [(8, 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [('{"view":[120,30]}', "2"), ("12.75", "2.7"), ("no", "yes"), ("K42", None)],
+    ids=["in-a-number", "in-a-decimal", "not-said", "no-answer"],
+)
+def test_what_no_tool_said_is_no_copy(text, answer):
+    assert list(copied_tokens(trajectory([5], [5], text=text, answer=answer))) == []
+
+
+def test_rows_are_those_before_the_tokens_of_imitated_answers():
+    made = trajectory([5, 6], [5, 6], text="K4", answer="K4")
+    wrong = trajectory([5, 6], [5, 6], text="K4", answer="K4")
+    rows = copied_rows([wrong, made], [(True, False), (True, True)])
+    start = len(wrong.ids)
+    assert rows.rows_G.tolist() == [start + 6, start + 7]
+    assert rows.starts_G.tolist() == [start, start]
+    assert rows.wanted_G.tolist() == [start + 4, start + 5]
+    assert copied_rows([wrong], [(True, False)]) is None
+
+
+def test_a_guided_head_learns_to_look_at_what_is_copied():
+    policy = random_policy(PRESETS["unit"])
+    guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)
+    batch = PackedBatch(torch.arange(24) + 5, torch.arange(12).repeat(3, 2), [12, 12])
+    rows = CopiedRows(torch.tensor([9, 10, 22]), torch.tensor([0, 0, 12]), torch.tensor([3, 4, 14]))
+    optimizer = torch.optim.Adam([p.requires_grad_() for p in policy.parameters()], lr=3e-3)
+    found = []
+    for _ in range(40):
+        watched = WatchedAttention(guidance.layers)
+        policy.hidden(batch, watch=watched.wrap)
+        found.append(guidance.copies(watched.last, rows))
+        optimizer.zero_grad()
+        found[-1].attention.backward()
+        optimizer.step()
+    assert found[0].on_target < 0.5
+    assert found[-1].on_target == 1.0
+    assert found[-1].attention.item() < 0.2 < found[0].attention.item()
