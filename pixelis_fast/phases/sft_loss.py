@@ -158,15 +158,16 @@ class SftModel(nn.Module):
         self, examples: Sequence[Example], batch: TrainingBatch, hidden_ND: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         weights = [token_weights(e.trajectory, e.imitated, self.config.roles) for e in examples]
+        weights_N = batch.rows(weights)
         found = masked_imitation_loss(
             hidden_ND,
             self.policy.head_weight,
             batch.targets_N,
-            batch.rows(weights),
+            weights_N,
             z_loss=self.config.z_loss,
         )
         metrics = {"loss/imitation": found.loss.item(), "tokens": float(sum(batch.lengths))}
-        return found.loss, metrics | role_metrics(examples, batch, found.logprob_N)
+        return found.loss, metrics | role_metrics(examples, batch, found.logprob_N, weights_N)
 
 
 def shown_boxes(batch: TrainingBatch, labels: TokenLabels | None) -> ShownBoxes | None:
@@ -180,14 +181,13 @@ def shown_boxes(batch: TrainingBatch, labels: TokenLabels | None) -> ShownBoxes 
 
 
 def role_metrics(
-    examples: Sequence[Example], batch: TrainingBatch, logprob_N: Tensor
+    examples: Sequence[Example], batch: TrainingBatch, logprob_N: Tensor, weights_N: Tensor
 ) -> dict[str, float]:
-    """Mean negative log-likelihood by role, over the tokens that were not certain already."""
+    """Mean negative log-likelihood of the imitated tokens, by role."""
     roles_N = batch.rows([[float(role) for role in e.trajectory.roles] for e in examples])
-    counted_N = logprob_N != 0
     found = {}
     for role in (TokenRole.THOUGHT, TokenRole.OPERATION, TokenRole.ARGUMENT, TokenRole.ANSWER):
-        rows_N = counted_N & (roles_N == role)
+        rows_N = (weights_N > 0) & (roles_N == role)
         if rows_N.any():
             found[f"nll/{role.name.lower()}"] = float(-logprob_N[rows_N].mean())
     return found
