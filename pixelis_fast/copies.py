@@ -4,7 +4,7 @@ A sign's text or a time reaches the answer by being copied from an observation. 
 (guidance.py) teaches one head to look there; imitation alone, from scratch, still answered "6" to
 every sign after 1,000 steps on whole chains.
 
-Shapes: G = rows that predict a copied token.
+Shapes: G = rows that predict a copied token, S = rows of tokens that tools said.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class CopiedRows:
     """First row each may see."""
     wanted_G: Tensor
     """Row of the token that it copies."""
+    said_S: Tensor
+    """Rows of all that the tools said before a copy."""
 
     def to(self, device: torch.device) -> CopiedRows:
         return CopiedRows(*(part.to(device) for part in vars(self).values()))
@@ -40,16 +42,24 @@ def copied_rows(
     trajectories: Sequence[Trajectory], imitated: Sequence[Sequence[bool]]
 ) -> CopiedRows | None:
     """Of all imitated answers of a batch; None where nothing is copied."""
-    found, start = [], 0
+    found, said, start = [], [], 0
     for trajectory, marks in zip(trajectories, imitated, strict=True):
-        if marks[-1]:
-            pairs = copied_tokens(trajectory)
-            found += [(start + token - 1, start, start + source) for token, source in pairs]
+        pairs = list(copied_tokens(trajectory)) if marks[-1] else []
+        found += [(start + token - 1, start, start + source) for token, source in pairs]
+        said += [start + token for token in said_tokens(trajectory)] if pairs else []
         start += len(trajectory.ids)
     if not found:
         return None
     rows_G, starts_G, wanted_G = torch.tensor(found).unbind(1)
-    return CopiedRows(rows_G, starts_G, wanted_G)
+    return CopiedRows(rows_G, starts_G, wanted_G, torch.tensor(said))
+
+
+def said_tokens(trajectory: Trajectory) -> Iterator[int]:
+    """Of the observations, but for pictures."""
+    pictures = {s.start + i for s in trajectory.spans for i in range(s.num_tokens)}
+    for index, role in enumerate(trajectory.roles):
+        if role is TokenRole.OBSERVATION and index not in pictures:
+            yield index
 
 
 def copied_tokens(trajectory: Trajectory) -> Iterator[tuple[int, int]]:

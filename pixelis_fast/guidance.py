@@ -17,7 +17,9 @@ thing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,11 @@ from pixelis_fast.copies import CopiedRows
 from pixelis_fast.data.prepared import BOX, THINGS
 from pixelis_fast.head_targets import HeadTargets
 from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance, in_cells
-from pixelis_fast.policy.decoder import Attend
+from pixelis_fast.policy.decoder import Attend, Layer
+from pixelis_fast.policy.model import Policy
+
+Say = Callable[[int, Tensor], Tensor]
+"""(layer, what its last head mixed (G, F)) -> logits (G, V)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,13 @@ class CopyLosses:
     """Means over layers."""
 
     attention: Tensor
+    naming: Tensor
+    """Cross entropy of the token itself, said by the head alone: of what it brought, and of what
+    the tools' tokens offer."""
     on_target: float
+
+    def total(self) -> Tensor:
+        return self.attention + self.naming
 
 
 class Guidance(nn.Module):
@@ -128,11 +140,17 @@ class Guidance(nn.Module):
             on_target=sum(right for _, right in found) / len(found),
         )
 
-    def copies(self, seen: dict[int, SeenByHead], rows: CopiedRows) -> CopyLosses:
+    def copies(
+        self, seen: dict[int, SeenByHead], rows: CopiedRows, ids_N: Tensor, say: Say
+    ) -> CopyLosses:
         """Every copied token counts once in each layer."""
         found = [attention_loss(seen[layer], rows) for layer in self.layers]
+        named = [
+            naming_loss(seen[layer], rows, ids_N, partial(say, layer)) for layer in self.layers
+        ]
         return CopyLosses(
             attention=torch.stack([loss for loss, _ in found]).mean(),
+            naming=torch.stack(named).mean(),
             on_target=sum(right for _, right in found) / len(found),
         )
 
@@ -164,6 +182,26 @@ def offered_loss(read: nn.Module, seen: SeenByHead, shown: ShownBoxes) -> Tensor
     wanted_K8 = both_units(shown.boxes_BT4[known_BT], cells_BT4[known_BT])
     found_BT8 = read(seen.values_NF[shown.rows_B]).view(*known_BT.shape, 2 * BOX)
     return box_distance(found_BT8[known_BT], wanted_K8)
+
+
+def naming_loss(
+    seen: SeenByHead, rows: CopiedRows, ids_N: Tensor, say: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Where a head looks is not enough: its values must still know the tokens, through a stream
+    ten times as loud, and what it writes must say them."""
+    brought = cross_entropy(say(seen.mixed_NF[rows.rows_G]), ids_N[rows.wanted_G])
+    offered = cross_entropy(say(seen.values_NF[rows.said_S]), ids_N[rows.said_S])
+    return (brought + offered) / 2
+
+
+def said_alone(policy: Policy, layer: int, brought_GF: Tensor) -> Tensor:
+    """(G, V) logits of what the last head alone writes into the stream."""
+    wide = policy.layers[layer]
+    assert isinstance(wide, Layer)
+    out_DF = wide.attention.out.weight[:, -brought_GF.shape[-1] :].float()
+    written_GD = brought_GF @ out_DF.T
+    normed_GD = policy.norm(written_GD.to(policy.norm.weight.dtype))
+    return normed_GD.float() @ policy.head_weight.float().T
 
 
 def both_units(boxes_B4: Tensor, cells_B4: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from pixelis_fast.copies import CLOSING, CopiedRows, copied_rows, copied_tokens
-from pixelis_fast.guidance import Guidance, WatchedAttention
+from pixelis_fast.guidance import Guidance, WatchedAttention, said_alone
 from pixelis_fast.policy.batch import PackedBatch
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.weights import random_policy
-from pixelis_fast.types import Observation, Sample, Step, TokenRole, Trajectory
+from pixelis_fast.types import Observation, Sample, Step, TokenRole, Trajectory, VisionSpan
 
 OPEN, SHUT = 90, [91, 92, 93, 94]
 
@@ -67,23 +69,44 @@ def test_rows_are_those_before_the_tokens_of_imitated_answers():
     assert rows.rows_G.tolist() == [start + 6, start + 7]
     assert rows.starts_G.tolist() == [start, start]
     assert rows.wanted_G.tolist() == [start + 4, start + 5]
+    assert rows.said_S.tolist() == [start + 4, start + 5]
     assert copied_rows([wrong], [(True, False)]) is None
 
 
-def test_a_guided_head_learns_to_look_at_what_is_copied():
+def test_a_picture_among_what_tools_said_is_no_word():
+    made = trajectory([7, 8, 5, 6], [5, 6], text="K4", answer="K4")
+    made.spans = [VisionSpan(5, 1, "p", (1, 2, 2))]
+    assert copied_rows([made], [(True, True)]).said_S.tolist() == [4, 6, 7]
+
+
+def test_a_guided_head_learns_to_look_at_what_is_copied_and_to_say_it():
     policy = random_policy(PRESETS["unit"])
     guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)
     batch = PackedBatch(torch.arange(24) + 5, torch.arange(12).repeat(3, 2), [12, 12])
-    rows = CopiedRows(torch.tensor([9, 10, 22]), torch.tensor([0, 0, 12]), torch.tensor([3, 4, 14]))
+    wanted = torch.tensor([3, 4, 14])
+    rows = CopiedRows(torch.tensor([9, 10, 22]), torch.tensor([0, 0, 12]), wanted, wanted)
     optimizer = torch.optim.Adam([p.requires_grad_() for p in policy.parameters()], lr=3e-3)
     found = []
     for _ in range(40):
         watched = WatchedAttention(guidance.layers)
         policy.hidden(batch, watch=watched.wrap)
-        found.append(guidance.copies(watched.last, rows))
+        say = partial(said_alone, policy)
+        found.append(guidance.copies(watched.last, rows, batch.input_ids_N, say))
         optimizer.zero_grad()
-        found[-1].attention.backward()
+        found[-1].total().backward()
         optimizer.step()
     assert found[0].on_target < 0.5
     assert found[-1].on_target == 1.0
     assert found[-1].attention.item() < 0.2 < found[0].attention.item()
+    assert found[-1].naming.item() < 0.2 < found[0].naming.item()
+
+
+def test_a_head_alone_says_what_its_part_of_the_projection_writes():
+    policy = random_policy(PRESETS["unit"])
+    out = policy.layers[1].attention.out.weight
+    size = policy.config.text.head_dim
+    mixed = torch.randn(3, out.shape[1])
+    mixed[:, :-size] = 0
+    with torch.no_grad():
+        wanted = policy.norm(mixed @ out.T) @ policy.head_weight.T
+        torch.testing.assert_close(said_alone(policy, 1, mixed[:, -size:]), wanted)

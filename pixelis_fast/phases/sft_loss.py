@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from pixelis_fast.guidance import (
     GuidanceLosses,
     ShownBoxes,
     WatchedAttention,
+    said_alone,
 )
 from pixelis_fast.head_targets import HeadTargets, head_targets
 from pixelis_fast.heads import AuxiliaryHeads, DenseHead, DenseLosses, HeadLosses
@@ -113,8 +115,9 @@ class SftModel(nn.Module):
                 metrics |= guidance_metrics(guided)
         copied = copied_rows(trajectories, [example.imitated for example in examples])
         if self.guidance is not None and copied is not None:
-            copies = self.guidance.copies(watched.last, copied.to(self.policy.device))
-            total = total + self.config.guide_weight * copies.attention
+            rows, say = copied.to(self.policy.device), partial(said_alone, self.policy)
+            copies = self.guidance.copies(watched.last, rows, batch.packed.input_ids_N, say)
+            total = total + self.config.guide_weight * copies.total()
             metrics |= copy_metrics(copies)
         if self.dense is not None and features is not None and labels is not None:
             dense = self.dense(features.embeds_MD, labels)
@@ -212,7 +215,11 @@ def guidance_metrics(losses: GuidanceLosses) -> dict[str, float]:
 
 
 def copy_metrics(losses: CopyLosses) -> dict[str, float]:
-    return {"loss/copied": losses.attention.item(), "copied_right": losses.on_target}
+    return {
+        "loss/copied": losses.attention.item(),
+        "loss/named": losses.naming.item(),
+        "copied_right": losses.on_target,
+    }
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:
