@@ -29,18 +29,25 @@ from rich.table import Table
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.evident import is_evident
+from pixelis_fast.data.labels import (
+    NUM_LABELS,
+    SHOWN_KINDS,
+    SMALL_KINDS,
+    WHOLE,
+    cell_labels,
+    place_of,
+)
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.media import save_media
 from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
-from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.pixelworld.world import PixelWorld
-from pixelis_fast.data.prepared import BOX, THINGS, UNKNOWN, Example, PreparedWriter
+from pixelis_fast.data.prepared import Example, PreparedWriter
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
-from pixelis_fast.types import Box, Media, Sample, ToolCall, Trajectory
+from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
@@ -48,12 +55,6 @@ GRID = 10
 """Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
 SLACK = 20
 """Added around what is zoomed or read: a box that is off by as much still shows the text."""
-SHOWN_KINDS = ("marker", "disk", "ball")
-SMALL_KINDS = ("sign", "panel")
-SMALL_SHARE = 0.3
-"""A token shows a small thing of which so much lies in it."""
-NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1, len(SMALL_KINDS) + 1)
-NOTHING = np.array([0, 0, 0] + [UNKNOWN] * (THINGS * BOX))
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,23 @@ class Preparer:
         trajectory = self.builder.build(sample, [turn], answer=None)
         return Example(trajectory, (True,), task.family, task.difficulty)
 
-    def labels(self, task: Task, media: Media) -> np.ndarray | None:
-        """(M, 11): what each visual token of a picture shows; None for a video."""
+    def labels(self, task: Task, media: Media, *, view: Box = WHOLE) -> np.ndarray | None:
+        """(M, L + 8): what each visual token of a picture shows; None for a video."""
         if len(task.frames) > 1:
             return None
         merge = self.opened.limits.image.patch.merge_size
         _, height, width = self.views.grid_thw(media)
-        return cell_labels(task, height // merge, width // merge)
+        return cell_labels(task, height // merge, width // merge, view=view)
+
+    def crop_labels(self, task: Task, trajectory: Trajectory) -> dict[str, np.ndarray]:
+        """Of every crop that a chain looked at; none of a video's."""
+        found = {
+            media.id: self.labels(task, media, view=view)
+            for step in trajectory.steps
+            if step.observation is not None
+            for media, view in crops_of(step.observation)
+        }
+        return {name: labels for name, labels in found.items() if labels is not None}
 
 
 def hardness(task: Task, num_calls: int) -> float:
@@ -181,6 +192,12 @@ def rounded(call: ToolCall) -> ToolCall:
         high = [-(-min(value + slack, 1000) // GRID) * GRID for value in (x1, y1)]
         arguments["box"] = low + high
     return ToolCall(call.operation, arguments)
+
+
+def crops_of(observation: Observation) -> list[tuple[Media, Box]]:
+    """A crop and the part of the picture that it shows."""
+    view = json.loads(observation.text).get("view")
+    return [] if view is None else [(media, tuple(view)) for media in observation.media]
 
 
 def asked(task: Task, rng: np.random.Generator, count: int) -> list[tuple[str, CotaTurn]]:
@@ -223,44 +240,6 @@ def apart(a: Box, b: Box) -> float:
     return math.dist(place_of(a)[:2], place_of(b)[:2])
 
 
-def cell_labels(task: Task, rows: int, columns: int) -> np.ndarray:
-    """(M, 11): colour and shape of the thing that covers a token's cell most, kind of the small
-    thing in it (a sign, a panel), then centre and size of both.
-
-    Where there is none, the kind is 0 and the place unknown.
-    """
-    labels = np.tile(NOTHING, (rows, columns, 1))
-    covered = np.full((rows, columns), 0.15)
-    for thing in task.objects:
-        if thing.kind in SHOWN_KINDS:
-            share = cell_shares(thing.box, rows, columns)
-            wins = share > covered
-            labels[wins, :2] = list(COLORS).index(thing.color) + 1, SHAPES.index(thing.shape) + 1
-            labels[wins, 3 : 3 + BOX] = place_of(thing.box)
-            covered = np.where(wins, share, covered)
-        elif thing.kind in SMALL_KINDS:
-            share = cell_shares(thing.box, rows, columns)
-            holds = (share > 0) & (share >= SMALL_SHARE * share.sum())
-            labels[holds, 2] = SMALL_KINDS.index(thing.kind) + 1
-            labels[holds, 3 + BOX :] = place_of(thing.box)
-    return labels.reshape(rows * columns, -1)
-
-
-def place_of(box: Box) -> tuple[int, int, int, int]:
-    """Centre and size."""
-    x0, y0, x1, y1 = box
-    return (x0 + x1) // 2, (y0 + y1) // 2, x1 - x0, y1 - y0
-
-
-def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.ndarray:
-    """(rows, columns): share of each cell that the box covers."""
-    x0, y0, x1, y1 = (value / 1000 for value in box)
-    left, top = np.arange(columns) / columns, np.arange(rows) / rows
-    wide = np.clip(np.minimum(x1, left + 1 / columns) - np.maximum(x0, left), 0, None) * columns
-    high = np.clip(np.minimum(y1, top + 1 / rows) - np.maximum(y0, top), 0, None) * rows
-    return high[:, None] * wide[None]
-
-
 def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Path:
     """Fills the folder; goes on behind what is there. counts.json says how many of each family."""
     torch.set_num_threads(1)
@@ -300,7 +279,8 @@ def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -
         example = preparer.whole(task, media)
         counts[task.family if example is not None else f"{task.family}, not evident"] += 1
         if example is not None:
-            out.add(example, preparer.views.patches, labels=known, number=number)
+            crops = preparer.crop_labels(task, example.trajectory)
+            out.add(example, preparer.views.patches, labels=known | crops, number=number)
     if number < config.grounding:
         for example in preparer.grounding(task, media):
             counts["grounding"] += 1

@@ -36,6 +36,7 @@ from pixelis_fast.reproduce.measure import (
     questions_of_test,
 )
 from pixelis_fast.reproduce.recipes import (
+    CHAINS,
     REWARDS,
     SCRATCH,
     UNIFORM,
@@ -123,7 +124,7 @@ class Reproduction:
     def _no_tools(self, seed: int) -> Row:
         self._prepare("direct")
         out = self._folder(seed, "no tools")
-        ground = self._grounded(seed, LossConfig())
+        ground = self._grounded(seed)
         config = direct_config(self._data, ground, out, self.budget, seed=seed)
         policy = once(out, lambda: sft.main(config))
         return self._measured(policy, seed, "no tools", tools=False)
@@ -202,10 +203,10 @@ class Reproduction:
         config = tower_config(self._data, out, self.budget, seed=seed)
         return once(out, lambda: sft.main(config))
 
-    def _grounded(self, seed: int, loss: LossConfig) -> Path:
+    def _grounded(self, seed: int, *, plain: bool = False) -> Path:
         """Without heads there is nothing to teach a tower of its own: it starts with the rest."""
         self._prepare("grounding")
-        plain = loss == UNIFORM
+        loss = UNIFORM if plain else LossConfig()
         start = SCRATCH if plain else str(self._tower(seed))
         out = self._folder(seed, "grounding, uniform" if plain else "grounding")
         config = grounding_config(self._data, start, out, self.budget, seed=seed, loss=loss)
@@ -213,13 +214,13 @@ class Reproduction:
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
         self._prepare("whole")
-        ground = self._grounded(seed, loss)
+        ground = self._grounded(seed, plain=loss == UNIFORM)
         out = self._folder(seed, arm)
         config = chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss)
         return once(out, lambda: sft.main(config))
 
     def _sft_policy(self, seed: int) -> Path:
-        return self._chains(seed, "sft", LossConfig())
+        return self._chains(seed, "sft", CHAINS)
 
     def _rft_policy(self, seed: int, arm: str) -> Path:
         start, out = self._sft_policy(seed), self._folder(seed, arm)

@@ -13,9 +13,6 @@ from pixelis_fast.data.pixelworld.world import PixelWorld
 from pixelis_fast.data.prepare import (
     PrepareConfig,
     Preparer,
-    cell_labels,
-    cell_shares,
-    place_of,
     prepare,
     questions_about,
     rounded,
@@ -258,36 +255,6 @@ def test_a_moved_box_keeps_its_size_and_leaves_the_place():
         assert x0 >= 420 or x1 <= 200 or y0 >= 380 or y1 <= 300
         assert min(x0, y0) >= 0
         assert max(x1, y1) <= 1000
-
-
-def test_cells_are_labelled_by_what_covers_them():
-    shares = cell_shares((250, 0, 750, 500), 2, 4)
-    assert shares.tolist() == [[0.0, 1.0, 1.0, 0.0], [0.0] * 4]
-    task = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"compare": 1.0})).task(
-        "train", 1
-    )
-    labels = cell_labels(task, 6, 6)
-    assert labels.shape == (36, 11)
-    shown = labels[:, 0] > 0
-    assert shown.sum() >= 2
-    assert (labels[~shown, 3:7] == UNKNOWN).all()
-    centres = {((t.box[0] + t.box[2]) // 2, (t.box[1] + t.box[3]) // 2) for t in task.objects}
-    assert {tuple(row) for row in labels[shown, 3:5].tolist()} <= centres
-    assert (labels[:, 2] == 0).all()
-    assert (labels[:, 7:] == UNKNOWN).all()
-
-
-def test_a_sign_is_told_by_the_cell_it_lies_in():
-    task = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0})).task(
-        "train", 1
-    )
-    labels = cell_labels(task, 6, 6)
-    signs = [place_of(thing.box) for thing in task.objects if thing.kind == "sign"]
-    held = labels[:, 2] == 1
-    assert {tuple(row) for row in labels[held, 7:].tolist()} == set(signs)
-    cells = [y * 6 // 1000 * 6 + x * 6 // 1000 for x, y, *_ in signs]
-    assert held[cells].all()
-    assert (labels[~held, 7:] == UNKNOWN).all()
 
 
 def test_questions_beside_a_thing_want_the_plate_next_to_it():

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from pixelis_fast.checkpoint_folder import save_folder
+from pixelis_fast.data.labels import NUM_LABELS
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
-from pixelis_fast.data.prepare import NUM_LABELS, PrepareConfig, prepare
+from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.prepared import Example, Prepared
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, check_tower_alone, guide_weight, main

@@ -1,0 +1,94 @@
+"""What each visual token of a PixelWorld picture, or of a crop of it, shows.
+
+A tower learns from these in minutes what a decoder behind it would teach in hours. Four kinds:
+colour and shape of the thing that covers a token's cell most, the small thing in it (a sign, a
+panel), how many dots; then centre and size of the first and of the small thing.
+
+Shapes: M = rows x columns of tokens, L = kinds of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pixelis_fast.data.pixelworld.task import Task, WorldObject
+from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
+from pixelis_fast.data.prepared import BOX, THINGS, UNKNOWN
+from pixelis_fast.types import Box
+
+WHOLE: Box = (0, 0, 1000, 1000)
+SHOWN_KINDS = ("marker", "disk", "ball")
+SMALL_KINDS = ("sign", "panel")
+COVER = dict.fromkeys(SHOWN_KINDS, 0.15) | {"glyph": 0.04}
+"""Share of a cell from which on it shows a thing: a glyph only in a crop is as large."""
+SMALL_SHARE = 0.3
+"""A cell shows a small thing of which so much lies in it."""
+DOT_SIDE = 15
+"""Thousandths of a view from which on a dot is seen: 3 pixels of 192."""
+MOST_DOTS = 4
+NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1, len(SMALL_KINDS) + 1, MOST_DOTS + 1)
+KINDS = len(NUM_LABELS)
+NOTHING = np.array([0] * KINDS + [UNKNOWN] * (THINGS * BOX))
+
+
+def cell_labels(task: Task, rows: int, columns: int, *, view: Box = WHOLE) -> np.ndarray:
+    """(M, L + 8) int, of the part of the picture that `view` shows; places in its thousandths.
+
+    Where there is nothing, the kind is 0 and the place unknown.
+    """
+    labels = np.tile(NOTHING, (rows, columns, 1))
+    covered = np.zeros((rows, columns))
+    for thing, box in seen(task, view):
+        share = cell_shares(box, rows, columns)
+        if thing.kind in COVER:
+            wins = share > np.maximum(covered, COVER[thing.kind])
+            labels[wins, :2] = index_of(thing.color, COLORS), index_of(thing.shape, SHAPES)
+            labels[wins, KINDS : KINDS + BOX] = place_of(box)
+            covered = np.where(wins, share, covered)
+        elif thing.kind in SMALL_KINDS:
+            holds = (share > 0) & (share >= SMALL_SHARE * share.sum())
+            labels[holds, 2] = index_of(thing.kind, SMALL_KINDS)
+            labels[holds, KINDS + BOX :] = place_of(box)
+        elif thing.kind == "dot" and min(place_of(box)[2:]) >= DOT_SIDE:
+            row, column = np.unravel_index(share.argmax(), share.shape)
+            labels[row, column, 3] = min(labels[row, column, 3] + 1, MOST_DOTS)
+    return labels.reshape(rows * columns, -1)
+
+
+def seen(task: Task, view: Box) -> Iterator[tuple[WorldObject, Box]]:
+    """Things of which the view shows a part, and their boxes in it, uncut."""
+    for thing in task.objects:
+        x0, y0, x1, y1 = box = within(thing.box, view)
+        if x1 > 0 and y1 > 0 and x0 < 1000 and y0 < 1000:
+            yield thing, box
+
+
+def within(box: Box, view: Box) -> Box:
+    """In thousandths of the view."""
+    left, top, right, bottom = view
+    x0, x1 = ((x - left) * 1000 / (right - left) for x in (box[0], box[2]))
+    y0, y1 = ((y - top) * 1000 / (bottom - top) for y in (box[1], box[3]))
+    return round(x0), round(y0), round(x1), round(y1)
+
+
+def index_of(name: str, names: tuple[str, ...] | dict) -> int:
+    """From 1; 0 for what has no name, such as black."""
+    known = list(names)
+    return known.index(name) + 1 if name in known else 0
+
+
+def place_of(box: Box) -> tuple[int, int, int, int]:
+    """Centre and size."""
+    x0, y0, x1, y1 = box
+    return (x0 + x1) // 2, (y0 + y1) // 2, x1 - x0, y1 - y0
+
+
+def cell_shares(box: tuple[int, int, int, int], rows: int, columns: int) -> np.ndarray:
+    """(rows, columns): share of each cell that the box covers."""
+    x0, y0, x1, y1 = (value / 1000 for value in box)
+    left, top = np.arange(columns) / columns, np.arange(rows) / rows
+    wide = np.clip(np.minimum(x1, left + 1 / columns) - np.maximum(x0, left), 0, None) * columns
+    high = np.clip(np.minimum(y1, top + 1 / rows) - np.maximum(y0, top), 0, None) * rows
+    return high[:, None] * wide[None]

@@ -1,0 +1,81 @@
+"""What visual tokens are labelled with, in a picture and in a crop of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pixelis_fast.data.labels import (
+    COLORS,
+    NUM_LABELS,
+    SHAPES,
+    cell_labels,
+    cell_shares,
+    place_of,
+    within,
+)
+from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
+from pixelis_fast.data.prepared import UNKNOWN
+
+
+def task_of(family: str, number: int = 1):
+    config = PixelWorldConfig(backgrounds="procedural", families={family: 1.0})
+    return PixelWorld(config).task("train", number)
+
+
+def test_cells_are_labelled_by_what_covers_them():
+    shares = cell_shares((250, 0, 750, 500), 2, 4)
+    assert shares.tolist() == [[0.0, 1.0, 1.0, 0.0], [0.0] * 4]
+    task = task_of("compare")
+    labels = cell_labels(task, 6, 6)
+    assert labels.shape == (36, 12)
+    shown = labels[:, 0] > 0
+    assert shown.sum() >= 2
+    assert (labels[~shown, 4:8] == UNKNOWN).all()
+    centres = {((t.box[0] + t.box[2]) // 2, (t.box[1] + t.box[3]) // 2) for t in task.objects}
+    assert {tuple(row) for row in labels[shown, 4:6].tolist()} <= centres
+    assert (labels[:, 2] == 0).all()
+    assert (labels[:, 8:] == UNKNOWN).all()
+
+
+def test_a_sign_is_told_by_the_cell_it_lies_in():
+    task = task_of("read")
+    labels = cell_labels(task, 6, 6)
+    signs = [place_of(thing.box) for thing in task.objects if thing.kind == "sign"]
+    held = labels[:, 2] == 1
+    assert {tuple(row) for row in labels[held, 8:].tolist()} == set(signs)
+    cells = [y * 6 // 1000 * 6 + x * 6 // 1000 for x, y, *_ in signs]
+    assert held[cells].all()
+    assert (labels[~held, 8:] == UNKNOWN).all()
+
+
+def around(box, slack):
+    x0, y0, x1, y1 = box
+    return max(x0 - slack, 0), max(y0 - slack, 0), min(x1 + slack, 1000), min(y1 + slack, 1000)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_dots_are_counted_where_a_crop_shows_them(number):
+    task = task_of("count", number)
+    assert (cell_labels(task, 6, 6)[:, 3] == 0).all()
+    labels = cell_labels(task, 6, 6, view=around(task.evidence[0].box, 20))
+    assert labels[:, 3].sum() == int(task.answer)
+    assert (labels < [*NUM_LABELS, *[2000] * 8]).all()
+
+
+def test_glyphs_are_named_in_a_crop_and_unseen_from_afar():
+    task = task_of("spatial", 2)
+    glyphs = {(t.color, t.shape) for t in task.objects if t.kind == "glyph"}
+    near = cell_labels(task, 6, 6, view=around(task.evidence[0].box, 5))
+    names = {(0, 0)} | {
+        (list(COLORS).index(c) + 1 if c in COLORS else 0, SHAPES.index(s) + 1) for c, s in glyphs
+    }
+    seen = {tuple(row) for row in near[:, :2].tolist()}
+    assert len(seen) == 4
+    assert seen <= names
+    markers = {place_of(t.box)[:2] for t in task.objects if t.kind == "marker"}
+    far = cell_labels(task, 6, 6)
+    assert {tuple(row) for row in far[far[:, 1] > 0, 4:6].tolist()} <= markers
+
+
+def test_a_box_is_told_in_its_view():
+    assert within((100, 200, 150, 400), (100, 100, 200, 500)) == (0, 250, 500, 750)
