@@ -20,7 +20,7 @@ class Budget:
     """Tasks with a whole chain to imitate."""
     grounding: int = 7000
     """Tasks with single calls."""
-    tower_steps: int = 600
+    tower_steps: int = 800
     tower_tokens: int = 864
     """Visual tokens per step: 24 pictures of 192 x 192."""
     grounding_steps: int = 2500

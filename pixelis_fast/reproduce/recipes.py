@@ -38,9 +38,9 @@ SCRATCH = "pixelworld-5m"
 
 
 def tower_config(data: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
-    """From scratch, on what the pictures' tokens show."""
+    """From scratch, on what the tokens of pictures and crops show."""
     return SftConfig(
-        data=(str(data / "grounding"),),
+        data=(str(data / "grounding"), str(data / "whole")),
         out=str(out),
         optimizer=schedule(1.2e-3, budget.tower_steps),
         batch_tokens=budget.tower_tokens,

@@ -199,6 +199,7 @@ class Reproduction:
 
     def _tower(self, seed: int) -> Path:
         self._prepare("grounding")
+        self._prepare("whole")
         out = self._folder(seed, "tower")
         config = tower_config(self._data, out, self.budget, seed=seed)
         return once(out, lambda: sft.main(config))

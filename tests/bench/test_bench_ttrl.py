@@ -16,4 +16,12 @@ def test_a_small_run_ends_with_its_document(capsys, monkeypatch):
     assert {("request", "learner off"), ("request", "learner on"), ("update", "alone")} <= arms
     assert {("publish", "pointer"), ("publish", "weights in place")} <= arms
     assert document["request_p95_ratio"] > 0
-    assert set(document["stages_s"]) == {"rollout", "vote", "update", "publish", "remember", "log"}
+    assert set(document["stages_s"]) == {
+        "rollout",
+        "vote",
+        "update",
+        "publish",
+        "save",
+        "remember",
+        "log",
+    }

@@ -144,6 +144,6 @@ def command(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
 ) -> None:
-    """Draws PixelWorld's questions, pictures and videos: what the embedded policy can answer."""
+    """Draws PixelWorld's questions, pictures and videos: what `prepare` makes traces of."""
     path = write_dataset(PixelWorldConfig(seed=seed), split, count, folder)
     typer.echo(f"{count} questions; answer them with: pixelis rollout {path}")
