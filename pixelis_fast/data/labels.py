@@ -58,11 +58,14 @@ def cell_labels(task: Task, rows: int, columns: int, *, view: Box = WHOLE) -> np
 
 
 def seen(task: Task, view: Box) -> Iterator[tuple[WorldObject, Box]]:
-    """Things of which the view shows a part, and their boxes in it, uncut."""
+    """Things of which the view shows a part, and the box of that part.
+
+    What lies outside cannot be seen: a tower that is told of it must guess.
+    """
     for thing in task.objects:
-        x0, y0, x1, y1 = box = within(thing.box, view)
-        if x1 > 0 and y1 > 0 and x0 < 1000 and y0 < 1000:
-            yield thing, box
+        x0, y0, x1, y1 = (min(max(value, 0), 1000) for value in within(thing.box, view))
+        if x0 < x1 and y0 < y1:
+            yield thing, (x0, y0, x1, y1)
 
 
 def within(box: Box, view: Box) -> Box:

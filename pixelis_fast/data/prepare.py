@@ -53,8 +53,9 @@ from pixelis_fast.views import Views
 COUNTS = "counts.json"
 GRID = 10
 """Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
-SLACK = 20
-"""Added around what is zoomed or read: a box that is off by as much still shows the text."""
+SLACK = 40
+"""Added around what is zoomed or read: a box that is off by as much still shows the text, and a
+small policy's are. Much more would let a neighbour's text in."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pixelis_fast.data.labels import (
     cell_labels,
     cell_shares,
     place_of,
+    seen,
     within,
 )
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
@@ -69,9 +70,9 @@ def test_glyphs_are_named_in_a_crop_and_unseen_from_afar():
     names = {(0, 0)} | {
         (list(COLORS).index(c) + 1 if c in COLORS else 0, SHAPES.index(s) + 1) for c, s in glyphs
     }
-    seen = {tuple(row) for row in near[:, :2].tolist()}
-    assert len(seen) == 4
-    assert seen <= names
+    found = {tuple(row) for row in near[:, :2].tolist()}
+    assert len(found) == 4
+    assert found <= names
     markers = {place_of(t.box)[:2] for t in task.objects if t.kind == "marker"}
     far = cell_labels(task, 6, 6)
     assert {tuple(row) for row in far[far[:, 1] > 0, 4:6].tolist()} <= markers
@@ -79,3 +80,12 @@ def test_glyphs_are_named_in_a_crop_and_unseen_from_afar():
 
 def test_a_box_is_told_in_its_view():
     assert within((100, 200, 150, 400), (100, 100, 200, 500)) == (0, 250, 500, 750)
+
+
+def test_only_the_part_of_a_thing_that_a_view_shows_is_told():
+    task = task_of("read")
+    marker = task.objects[0]
+    x0, y0, x1, y1 = marker.box
+    [(_, box)] = [(t, b) for t, b in seen(task, (x0, y0, (x0 + x1) // 2, y1)) if t is marker]
+    assert box == (0, 0, 1000, 1000)
+    assert all(t is not marker for t, _ in seen(task, (x1, y1, 1000, 1000)))

@@ -238,7 +238,7 @@ def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
 
 def test_coordinates_are_rounded_so_that_the_target_stays_inside():
     call = rounded(ToolCall("zoom", {"media": 0, "box": [101, 209, 991, 993]}))
-    assert call.arguments["box"] == [80, 180, 1000, 1000]
+    assert call.arguments["box"] == [60, 160, 1000, 1000]
     track = ToolCall("track", {"media": 0, "box": [101, 209, 391, 493], "start": 0.0, "end": 1.0})
     assert rounded(track).arguments["box"] == [100, 200, 400, 500]
     assert rounded(ToolCall("segment", {"media": 0, "point": [14, 996]})).arguments["point"] == [
