@@ -188,7 +188,7 @@ def naming_loss(
     seen: SeenByHead, rows: CopiedRows, ids_N: Tensor, say: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Where a head looks is not enough: its values must still know the tokens, through a stream
-    ten times as loud, and what it writes must say them."""
+    much louder than the embeddings, and what it writes must say them."""
     brought = cross_entropy(say(seen.mixed_NF[rows.rows_G]), ids_N[rows.wanted_G])
     offered = cross_entropy(say(seen.values_NF[rows.said_S]), ids_N[rows.said_S])
     return (brought + offered) / 2

@@ -1,6 +1,6 @@
 """What each visual token of a PixelWorld picture, or of a crop of it, shows.
 
-A tower learns from these in minutes what a decoder behind it would teach in hours. Four kinds:
+A tower learns from these what a decoder behind it would teach it far more slowly. Four kinds:
 colour and shape of the thing that covers a token's cell most, the small thing in it (a sign, a
 panel), how many dots; then centre and size of the first and of the small thing.
 
