@@ -40,10 +40,10 @@ from bench.harness import (
     progress_bar,
 )
 from bench.process import open_files, resident_mb
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.localize import Localize
-from pixelis_fast.tools_trt.media import MediaInfo
+from pixelis_fast.tools_trt.pixels.media import MediaInfo
 from pixelis_fast.tools_trt.properties import Properties
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelis_fast.tools_trt.media import MediaInfo
+from pixelis_fast.tools_trt.pixels.media import MediaInfo
 from pixelis_fast.tools_trt.results import (
     LocalizeResult,
     PropertiesResult,

@@ -39,10 +39,11 @@ from bench.harness import (
 from bench.naive_tools import follow, grabcut
 from bench.outputs import mask_iou
 from bench.region_objects import Moving, Outlined, moving_objects, outlined_objects, photograph
-from pixelis_fast.tools_trt import classical_segment, classical_track
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
-from pixelis_fast.tools_trt.shrink import shrink
+from pixelis_fast.tools_trt.classical import segment as classical_segment
+from pixelis_fast.tools_trt.classical import track as classical_track
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
+from pixelis_fast.tools_trt.pixels.shrink import shrink
 
 ARMS = ("ours", "usual")
 """usual: GrabCut at full size, a flood fill, dense flow, OpenCV's area average."""

@@ -40,8 +40,8 @@ from bench.harness import (
 )
 from bench.process import open_files, resident_mb
 from bench.soak_calls import TOOLS, SoakCall, add_media, draw_calls
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import recalled
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.scenes import scene, scene_names
 from pixelis_fast.tools_trt.geometry import box_to_px
-from pixelis_fast.tools_trt.media import MediaInfo
+from pixelis_fast.tools_trt.pixels.media import MediaInfo
 from pixelis_fast.tools_trt.results import RleMask
 from pixelis_fast.tools_trt.rle import encode_mask
 from pixelis_fast.tools_trt.store import MediaStore

@@ -46,12 +46,12 @@ from bench.harness import (
 from bench.text_lines import turned_lines
 from bench.text_pictures import TextPicture, letters, text_pictures
 from pixelis_fast.tools_trt.backends import open_session
+from pixelis_fast.tools_trt.ocr.detector import DetectorConfig, to_planes
+from pixelis_fast.tools_trt.ocr.order import reading_order
+from pixelis_fast.tools_trt.ocr.recognizer import RecognizerConfig
+from pixelis_fast.tools_trt.ocr.weights import DETECTOR, text_weights
 from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_detector import DetectorConfig, to_planes
-from pixelis_fast.tools_trt.text_order import reading_order
-from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig
-from pixelis_fast.tools_trt.text_weights import DETECTOR, text_weights
 
 RULES = "rapidocr's rules"
 ARMS = ("ours", RULES, "rapidocr")

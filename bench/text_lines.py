@@ -13,11 +13,11 @@ import numpy as np
 
 from bench.text_pictures import TextPicture
 from pixelis_fast.tools_trt.backends import open_session
-from pixelis_fast.tools_trt.pp_ocr import ReadTextConfig, cut_line
-from pixelis_fast.tools_trt.text_angle import TextAngle
-from pixelis_fast.tools_trt.text_detector import TextDetector
-from pixelis_fast.tools_trt.text_recognizer import TextRecognizer
-from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
+from pixelis_fast.tools_trt.ocr.angle import TextAngle
+from pixelis_fast.tools_trt.ocr.detector import TextDetector
+from pixelis_fast.tools_trt.ocr.pp_ocr import ReadTextConfig, cut_line
+from pixelis_fast.tools_trt.ocr.recognizer import TextRecognizer
+from pixelis_fast.tools_trt.ocr.weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from pixelis_fast.tools_trt.timing import StageClock
 
 

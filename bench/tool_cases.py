@@ -30,10 +30,10 @@ from bench.region_objects import photograph
 from bench.scenes import scene
 from bench.text_pictures import letters
 from pixelis_fast.tools_trt.read_text import ReadText
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_prompt import Prompt
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.prompt import Prompt
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
 from pixelis_fast.tools_trt.store import MediaStore
 
 MIN_COSINE = 0.999

@@ -53,10 +53,10 @@ from bench.text_pictures import PAGE, dense_page, pixels
 from bench.tool_cases import Case, encode_case, second_click_case, text_case, track_case
 from bench.tool_chain import chain_case
 from pixelis_fast.tools_trt.read_text import EasyOcrConfig, ReadText
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_engines import compile_sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.sam2.engines import compile_sam2
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.toolset import Toolset
 

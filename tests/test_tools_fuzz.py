@@ -9,7 +9,7 @@ from bench.fuzz import ARMS, Fuzzer, described
 from bench.fuzz_calls import CallMaker, fault_of
 from bench.fuzz_media import ODD_BYTES, WHOLE_PICTURES, WHOLE_VIDEOS, draw_media
 from bench.process import open_files
-from pixelis_fast.tools_trt.media import MediaInfo
+from pixelis_fast.tools_trt.pixels.media import MediaInfo
 from pixelis_fast.tools_trt.results import StageMs, ToolError, ToolInputError, ZoomResult
 from pixelis_fast.tools_trt.store import MediaStore
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from pixelis_fast.tools_trt.backends import BACKENDS, builder
 from pixelis_fast.tools_trt.build_models import MODELS, has_random_weights, model_specs
 from pixelis_fast.tools_trt.build_rows import Row, build_rows
-from pixelis_fast.tools_trt.plans import CACHE_VARIABLE, default_root
+from pixelis_fast.tools_trt.engines.plans import CACHE_VARIABLE, default_root
 from pixelis_fast.tools_trt.results import ToolError
 
 HELP = f"""Build, gate and time engines for one model.

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelis_fast.tools_trt.engine_spec import EngineSpec
+from pixelis_fast.tools_trt.graphs.spec import EngineSpec
 from pixelis_fast.tools_trt.micro.model import WEIGHTS as MICRO_WEIGHTS
 from pixelis_fast.tools_trt.models.sam2_config import SIZES, VERSIONS, config_for
 from pixelis_fast.tools_trt.models.sam2_model import Sam2Graphs
 from pixelis_fast.tools_trt.models.sam2_weights import load_graphs, random_graphs
-from pixelis_fast.tools_trt.results import ToolInputError
-from pixelis_fast.tools_trt.sam2_specs import Sam2Specs
-from pixelis_fast.tools_trt.text_specs import (
+from pixelis_fast.tools_trt.ocr.specs import (
     craft_spec,
     crnn_spec,
     pp_detector_spec,
     pp_recognizer_spec,
 )
+from pixelis_fast.tools_trt.results import ToolInputError
+from pixelis_fast.tools_trt.sam2.specs import Sam2Specs
 
 MICRO = "micro"
 RELEASED = {

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pixelis_fast.tools_trt import backends
-from pixelis_fast.tools_trt.engine import Engine, open_engine
-from pixelis_fast.tools_trt.engine_report import EngineReport
-from pixelis_fast.tools_trt.engine_spec import Bucket, EngineSpec, bucket_label
-from pixelis_fast.tools_trt.gated_build import OpenedPlan
-from pixelis_fast.tools_trt.gates import GateReport
+from pixelis_fast.tools_trt.engines.engine import Engine, open_engine
+from pixelis_fast.tools_trt.engines.gated_build import OpenedPlan
+from pixelis_fast.tools_trt.engines.report import EngineReport
+from pixelis_fast.tools_trt.graphs.gates import GateReport
+from pixelis_fast.tools_trt.graphs.spec import Bucket, EngineSpec, bucket_label
 from pixelis_fast.tools_trt.results import ToolError
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pixelis_fast.tools_trt.call_stats import CallStats, SchedulerStats
-from pixelis_fast.tools_trt.tiers import TierStore
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.work_queue import DeadlineError, Job, Priority, Ticket, Work, WorkQueue
 
 MAX_WINDOW_S = 0.002

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pixelis_fast.tools_trt.grabcut import color_histogram
+from pixelis_fast.tools_trt.classical.grabcut import color_histogram
 from pixelis_fast.tools_trt.localize_frames import SmallFrames
 from pixelis_fast.tools_trt.results import ScoredSpan
 

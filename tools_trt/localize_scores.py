@@ -14,7 +14,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from pixelis_fast.tools_trt.grabcut import PxBox
+from pixelis_fast.tools_trt.classical.grabcut import PxBox
 from pixelis_fast.tools_trt.localize_frames import SmallFrames
 
 QUIET_LEVELS = 1.5

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.results import StageMs, ToolInputError, ToolResult
-from pixelis_fast.tools_trt.tiers import TierStore
 
 Tool = Callable[..., ToolResult]
 Subject = Callable[[str, "float | None"], Hashable]

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixelis_fast.tools_trt.easyocr_config import EasyOcrConfig
 from pixelis_fast.tools_trt.geometry import box_to_px, check_box, px_to_box, px_to_point
-from pixelis_fast.tools_trt.pp_ocr import ReadTextConfig, open_pp_ocr
+from pixelis_fast.tools_trt.ocr.easyocr_config import EasyOcrConfig
+from pixelis_fast.tools_trt.ocr.engine import FoundLine, TextEngine
+from pixelis_fast.tools_trt.ocr.order import reading_order
+from pixelis_fast.tools_trt.ocr.pp_ocr import ReadTextConfig, open_pp_ocr
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.results import Box, ReadTextResult, TextLine
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_engine import FoundLine, TextEngine
-from pixelis_fast.tools_trt.text_order import reading_order
-from pixelis_fast.tools_trt.tiers import TierStore
 from pixelis_fast.tools_trt.timing import StageClock
 
 __all__ = ["EasyOcrConfig", "ReadText", "ReadTextConfig"]
@@ -106,7 +106,7 @@ def open_text_engine(
     """The engine of the config's weights."""
     if isinstance(config, EasyOcrConfig):
         # Imported when asked for: the default needs neither the modules nor OpenVINO's converter.
-        from pixelis_fast.tools_trt.easyocr_reader import open_easyocr
+        from pixelis_fast.tools_trt.ocr.easyocr_reader import open_easyocr
 
         return open_easyocr(config, backend=backend, threads=threads)
     return open_pp_ocr(config, backend=backend, threads=threads)

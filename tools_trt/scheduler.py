@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from pixelis_fast.tools_trt.call_stats import SchedulerStats
 from pixelis_fast.tools_trt.desk import Desk, SchedulerConfig, refused, serve
-from pixelis_fast.tools_trt.tiers import TierStore
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.work_queue import Batch, DeadlineError, Priority, Ticket, Work
 
 __all__ = [

@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from pixelis_fast.tools_trt.classical.grabcut import mask_box
 from pixelis_fast.tools_trt.geometry import box_to_px, point_to_px, px_to_box, shown
-from pixelis_fast.tools_trt.grabcut import mask_box
 from pixelis_fast.tools_trt.results import SegmentResult, ToolError, ToolInputError
 from pixelis_fast.tools_trt.rle import encode_mask
-from pixelis_fast.tools_trt.sam2_prompt import Prompt
+from pixelis_fast.tools_trt.sam2.prompt import Prompt
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.timing import StageClock
 

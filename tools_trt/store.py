@@ -23,21 +23,27 @@ from torch import Tensor
 
 from pixelis_fast.kernels.resize import resize
 from pixelis_fast.kernels.resize.op import Filter
-from pixelis_fast.tools_trt.decoded_frame import DecodedFrame
 from pixelis_fast.tools_trt.geometry import box_to_px, check_box, shown
-from pixelis_fast.tools_trt.images import (
+from pixelis_fast.tools_trt.pixels.decoded_frame import DecodedFrame
+from pixelis_fast.tools_trt.pixels.images import (
     decode_image,
     encoded_image,
     pixels_digest,
     read_media,
 )
-from pixelis_fast.tools_trt.media import CropRecipe, MediaInfo, Source, check_crop, refuse_time
-from pixelis_fast.tools_trt.media_folder import read_folder, write_folder
-from pixelis_fast.tools_trt.resample import resample
+from pixelis_fast.tools_trt.pixels.media import (
+    CropRecipe,
+    MediaInfo,
+    Source,
+    check_crop,
+    refuse_time,
+)
+from pixelis_fast.tools_trt.pixels.media_folder import read_folder, write_folder
+from pixelis_fast.tools_trt.pixels.resample import resample
+from pixelis_fast.tools_trt.pixels.tiers import TensorMover, TierStats, TierStore
+from pixelis_fast.tools_trt.pixels.video import VideoIndex, read_video
+from pixelis_fast.tools_trt.pixels.video_cursor import OpenVideos
 from pixelis_fast.tools_trt.results import ToolInputError
-from pixelis_fast.tools_trt.tiers import TensorMover, TierStats, TierStore
-from pixelis_fast.tools_trt.video import VideoIndex, read_video
-from pixelis_fast.tools_trt.video_cursor import OpenVideos
 
 __all__ = ["CropRecipe", "MediaInfo", "MediaStore"]
 

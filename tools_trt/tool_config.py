@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.localize import FrameEmbedder
+from pixelis_fast.tools_trt.ocr.recognizer import RecognizerConfig
+from pixelis_fast.tools_trt.ocr.weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
 from pixelis_fast.tools_trt.segment import SegmentEngine
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig
-from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from pixelis_fast.tools_trt.toolset import Toolset
 from pixelis_fast.tools_trt.track import TrackEngine
 
@@ -109,10 +109,10 @@ def open_masks(
     if config.sam2 is None:
         return ClassicalSegment(), ClassicalTrack()
     # Imported when asked for: the classical engines need none of it.
-    from pixelis_fast.tools_trt.sam2 import Sam2
-    from pixelis_fast.tools_trt.sam2_engines import EAGER, compile_sam2
-    from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-    from pixelis_fast.tools_trt.sam2_track import Sam2Track
+    from pixelis_fast.tools_trt.sam2.engines import EAGER, compile_sam2
+    from pixelis_fast.tools_trt.sam2.network import Sam2
+    from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+    from pixelis_fast.tools_trt.sam2.track import Sam2Track
 
     options: dict[str, Any] = {"device": device, "cache_bytes": config.feature_cache_bytes}
     if config.sam2 == "random":

@@ -16,6 +16,7 @@ import numpy as np
 from pixelis_fast.tools_trt.call_stats import SchedulerStats
 from pixelis_fast.tools_trt.localize import FrameEmbedder, Localize
 from pixelis_fast.tools_trt.memo import Remembered, Tool
+from pixelis_fast.tools_trt.pixels.tiers import TierStats, TierStore
 from pixelis_fast.tools_trt.properties import Properties
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError, ToolInputError
@@ -29,7 +30,6 @@ from pixelis_fast.tools_trt.scheduler import (
 )
 from pixelis_fast.tools_trt.segment import PromptsEngine, Segment, SegmentEngine
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.tiers import TierStats, TierStore
 from pixelis_fast.tools_trt.track import Track, TrackEngine
 from pixelis_fast.tools_trt.zoom import Zoom
 

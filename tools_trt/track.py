@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pixelis_fast.tools_trt.ahead import ahead
+from pixelis_fast.tools_trt.classical.grabcut import mask_box
 from pixelis_fast.tools_trt.geometry import box_to_px, px_to_box, shown
-from pixelis_fast.tools_trt.grabcut import mask_box
+from pixelis_fast.tools_trt.pixels.ahead import ahead
 from pixelis_fast.tools_trt.results import ToolInputError, TrackResult
 from pixelis_fast.tools_trt.rle import encode_mask
 from pixelis_fast.tools_trt.store import MediaStore

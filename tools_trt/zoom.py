@@ -19,7 +19,7 @@ from pixelis_fast.tools_trt.geometry import (
     shown,
     whole_numbers,
 )
-from pixelis_fast.tools_trt.media import MAX_CROP_SIDE
+from pixelis_fast.tools_trt.pixels.media import MAX_CROP_SIDE
 from pixelis_fast.tools_trt.results import Affine, Box, ToolInputError, ZoomResult
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.timing import StageClock

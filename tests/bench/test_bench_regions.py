@@ -35,7 +35,7 @@ from bench.regions import (
     track_iou,
     with_size,
 )
-from pixelis_fast.tools_trt import classical_segment
+from pixelis_fast.tools_trt.classical import segment as classical_segment
 
 
 def report(*argv: str) -> Report:

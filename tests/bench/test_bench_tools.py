@@ -7,10 +7,10 @@ from bench.harness import Report, parse_options
 from bench.tool_cases import Case, clip, cosine, text_case, text_distance
 from bench.tool_chain import CALLS, Media, our_chain
 from bench.tools import chosen_cases, goals, measure, pages
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.read_text import ReadText
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.toolset import Toolset
 

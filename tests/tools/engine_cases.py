@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pixelis_fast.tools_trt.engine_spec import EngineSpec, TensorSpec
-from pixelis_fast.tools_trt.gates import Gate, embedding_checks
+from pixelis_fast.tools_trt.graphs.gates import Gate, embedding_checks
+from pixelis_fast.tools_trt.graphs.spec import EngineSpec, TensorSpec
 
 
 class Columns(nn.Module):

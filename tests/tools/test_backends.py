@@ -19,9 +19,9 @@ from pixelis_fast.tools_trt.backends import (
 )
 from pixelis_fast.tools_trt.backends.torch_cpu import TorchSession
 from pixelis_fast.tools_trt.backends.torch_graph import GraphSession
-from pixelis_fast.tools_trt.precision import Precision, at_precision
+from pixelis_fast.tools_trt.graphs.precision import Precision, at_precision
+from pixelis_fast.tools_trt.ocr.weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolError
-from pixelis_fast.tools_trt.text_weights import ANGLE, DETECTOR, RECOGNIZER, text_weights
 from tests.tools.engine_cases import columns, columns_spec, probes
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")

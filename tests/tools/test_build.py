@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pixelis_fast.tools_trt.build import app
 from pixelis_fast.tools_trt.build_models import MODELS, model_specs
 from pixelis_fast.tools_trt.build_rows import VerifyError, build_rows, closest_check
-from pixelis_fast.tools_trt.gates import Check, Gate, GateReport
+from pixelis_fast.tools_trt.graphs.gates import Check, Gate, GateReport
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolInputError
 from tests.tools.engine_cases import columns_spec
 

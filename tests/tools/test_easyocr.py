@@ -12,23 +12,23 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelis_fast.tools_trt.easyocr_components import word_boxes
-from pixelis_fast.tools_trt.easyocr_config import ComponentConfig, EasyOcrConfig, LineConfig
-from pixelis_fast.tools_trt.easyocr_crops import with_contrast
-from pixelis_fast.tools_trt.easyocr_lines import Upright, group_lines
-from pixelis_fast.tools_trt.easyocr_reader import EasyOcr, open_easyocr
-from pixelis_fast.tools_trt.easyocr_recognizer import EasyOcrRecognizer, confidence, read_logits
-from pixelis_fast.tools_trt.easyocr_weights import ALPHABET
-from pixelis_fast.tools_trt.read_text import ReadText
-from pixelis_fast.tools_trt.results import MissingWeightsError
-from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_engine import read_at_once
-from pixelis_fast.tools_trt.text_gate import (
+from pixelis_fast.tools_trt.ocr.easyocr_components import word_boxes
+from pixelis_fast.tools_trt.ocr.easyocr_config import ComponentConfig, EasyOcrConfig, LineConfig
+from pixelis_fast.tools_trt.ocr.easyocr_crops import with_contrast
+from pixelis_fast.tools_trt.ocr.easyocr_lines import Upright, group_lines
+from pixelis_fast.tools_trt.ocr.easyocr_reader import EasyOcr, open_easyocr
+from pixelis_fast.tools_trt.ocr.easyocr_recognizer import EasyOcrRecognizer, confidence, read_logits
+from pixelis_fast.tools_trt.ocr.easyocr_weights import ALPHABET
+from pixelis_fast.tools_trt.ocr.engine import read_at_once
+from pixelis_fast.tools_trt.ocr.gate import (
     PrecisionGateError,
     difference,
     has_bfloat16,
     open_gated,
 )
+from pixelis_fast.tools_trt.read_text import ReadText
+from pixelis_fast.tools_trt.results import MissingWeightsError
+from pixelis_fast.tools_trt.store import MediaStore
 from tests.media import picture
 from tests.tools.rendered import LINES, document
 

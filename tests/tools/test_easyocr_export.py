@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixelis_fast.tools_trt.easyocr_weights import (
+from pixelis_fast.tools_trt.models.crnn import LINE_HEIGHT, Crnn
+from pixelis_fast.tools_trt.ocr.easyocr_weights import (
     ALPHABET,
     DETECTOR,
     RECOGNIZER,
@@ -12,7 +13,6 @@ from pixelis_fast.tools_trt.easyocr_weights import (
     load_crnn,
     weights_path,
 )
-from pixelis_fast.tools_trt.models.crnn import LINE_HEIGHT, Crnn
 from pixelis_fast.tools_trt.results import MissingWeightsError
 from tests.tools.rendered import LINES, document
 

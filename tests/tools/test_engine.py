@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pixelis_fast.tools_trt import backends, engine_choice, gated_build
+from pixelis_fast.tools_trt import backends
 from pixelis_fast.tools_trt.backends import BackendMissingError, EngineBuildError, builder
 from pixelis_fast.tools_trt.backends.builder import PlanError
-from pixelis_fast.tools_trt.engine import open_engine
-from pixelis_fast.tools_trt.engine_spec import EngineSpec, TensorSpec
-from pixelis_fast.tools_trt.gates import Check, Gate, embedding_checks, score_checks
-from pixelis_fast.tools_trt.text_weights import ANGLE, text_weights
+from pixelis_fast.tools_trt.engines import choice as engine_choice
+from pixelis_fast.tools_trt.engines import gated_build
+from pixelis_fast.tools_trt.engines.engine import open_engine
+from pixelis_fast.tools_trt.graphs.gates import Check, Gate, embedding_checks, score_checks
+from pixelis_fast.tools_trt.graphs.spec import EngineSpec, TensorSpec
+from pixelis_fast.tools_trt.ocr.weights import ANGLE, text_weights
 from tests.tools.engine_cases import columns, columns_spec
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}

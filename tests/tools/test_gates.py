@@ -6,8 +6,13 @@ import math
 import pytest
 import torch
 
-from pixelis_fast.tools_trt.gate_metrics import METRICS, ProbeError, edit_distance, mask_boxes
-from pixelis_fast.tools_trt.gates import (
+from pixelis_fast.tools_trt.graphs.gate_metrics import (
+    METRICS,
+    ProbeError,
+    edit_distance,
+    mask_boxes,
+)
+from pixelis_fast.tools_trt.graphs.gates import (
     Check,
     Gate,
     GateReport,

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pixelis_fast.policy.embed import VisionEmbedder
 from pixelis_fast.policy.limits import PRESET_LIMITS
 from pixelis_fast.policy.weights import random_policy
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import Remembered, canonical, recalled
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import StageMs, ToolError, ToolInputError, ToolResult
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.tiers import TierStore
 from pixelis_fast.tools_trt.toolset import Toolset
 from tests.media import clip, picture
 from tests.scenes import encoded, photograph

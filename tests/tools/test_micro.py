@@ -25,9 +25,9 @@ from pixelis_fast.tools_trt.micro.photographs import HELD_OUT, TRAINING, photogr
 from pixelis_fast.tools_trt.micro.scenes import Sprite, draw_clip, paint
 from pixelis_fast.tools_trt.micro.schedule import Phase, phase_at, rate_at
 from pixelis_fast.tools_trt.micro.trainer import Budget, Trainer
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
 
 FLOORS = {
     "point": 0.3,

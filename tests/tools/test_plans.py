@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pixelis_fast.tools_trt import device_identity, plan_keys
 from pixelis_fast.tools_trt.backends import builder
 from pixelis_fast.tools_trt.backends.builder import PlanError
-from pixelis_fast.tools_trt.engine_spec import TensorSpec
-from pixelis_fast.tools_trt.gates import Check, Gate
-from pixelis_fast.tools_trt.plan_keys import plan_key
-from pixelis_fast.tools_trt.plans import CACHE_VARIABLE, PlanStore, default_root, key_sha256
+from pixelis_fast.tools_trt.engines import plan_keys
+from pixelis_fast.tools_trt.engines.plan_keys import plan_key
+from pixelis_fast.tools_trt.engines.plans import CACHE_VARIABLE, PlanStore, default_root, key_sha256
+from pixelis_fast.tools_trt.graphs import device_identity
+from pixelis_fast.tools_trt.graphs.gates import Check, Gate
+from pixelis_fast.tools_trt.graphs.spec import TensorSpec
 from tests.tools.engine_cases import Columns, columns, columns_spec
 
 KEY = {"graph": "one", "bucket": {"B": 1}}
@@ -141,7 +142,7 @@ def test_two_processes_build_once(tmp_path):
     code = f"""
 import pathlib, sys, time
 sys.path[:0] = {paths!r}
-from pixelis_fast.tools_trt.plans import PlanStore
+from pixelis_fast.tools_trt.engines.plans import PlanStore
 root = pathlib.Path(sys.argv[1])
 def build(folder):
     with (root / "log").open("a") as log:

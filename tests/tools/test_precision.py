@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pixelis_fast.tools_trt.precision import (
+from pixelis_fast.tools_trt.graphs.precision import (
     Precision,
     at_precision,
     called_submodules,

@@ -14,13 +14,13 @@ from rapidfuzz.distance import Levenshtein
 from rapidocr import RapidOCR
 
 from pixelis_fast.tools_trt.geometry import box_to_px
+from pixelis_fast.tools_trt.ocr.detector import DetectorConfig, resize_for_graph
+from pixelis_fast.tools_trt.ocr.gate import has_bfloat16
+from pixelis_fast.tools_trt.ocr.order import reading_order
+from pixelis_fast.tools_trt.ocr.recognizer import RecognizerConfig, read_ctc
 from pixelis_fast.tools_trt.read_text import ReadText, ReadTextConfig
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.text_detector import DetectorConfig, resize_for_graph
-from pixelis_fast.tools_trt.text_gate import has_bfloat16
-from pixelis_fast.tools_trt.text_order import reading_order
-from pixelis_fast.tools_trt.text_recognizer import RecognizerConfig, read_ctc
 from tests.media import clip, picture
 from tests.tools.rendered import LINES, document
 

@@ -14,10 +14,10 @@ from pixelis_fast.tools_trt.models.sam2_weights import (
     weights_id,
 )
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolInputError
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_prompt import Prompt, prompt_tensors
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment, at_size
-from pixelis_fast.tools_trt.sam2_specs import DECODE_BATCH
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.prompt import Prompt, prompt_tensors
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment, at_size
+from pixelis_fast.tools_trt.sam2.specs import DECODE_BATCH
 from tests.sam2_original import original
 from tests.scenes import photograph
 

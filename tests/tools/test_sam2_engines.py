@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from pixelis_fast.tools_trt.micro.model import WEIGHTS
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_engines import compile_sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
-from pixelis_fast.tools_trt.sam2_video import VideoSession
+from pixelis_fast.tools_trt.sam2.engines import compile_sam2
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
+from pixelis_fast.tools_trt.sam2.video import VideoSession
 from pixelis_fast.tools_trt.tool_config import ToolConfig, open_masks
 from tests.panned import BOX, panned
 

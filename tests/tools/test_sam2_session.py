@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from pixelis_fast.tools_trt.engine_buckets import fitting, named_sizes
+from pixelis_fast.tools_trt.engines.buckets import fitting, named_sizes
 from pixelis_fast.tools_trt.models.sam2_config import config_for
 from pixelis_fast.tools_trt.models.sam2_model import OUTPUTS
 from pixelis_fast.tools_trt.models.sam2_weights import random_graphs
 from pixelis_fast.tools_trt.results import MissingWeightsError, ToolInputError
 from pixelis_fast.tools_trt.rle import decode_mask
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_session import SessionConfig
-from pixelis_fast.tools_trt.sam2_specs import Sam2Specs
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
-from pixelis_fast.tools_trt.sam2_video import VideoSession
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.session import SessionConfig
+from pixelis_fast.tools_trt.sam2.specs import Sam2Specs
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
+from pixelis_fast.tools_trt.sam2.video import VideoSession
 from tests.panned import BOX, NUM_FRAMES, SIZE, drawn, panned
 
 MICRO_SIDE = 64

@@ -10,7 +10,7 @@ from pixelis_fast.tools_trt.models.sam2_config import config_for
 from pixelis_fast.tools_trt.models.sam2_model import OUTPUTS
 from pixelis_fast.tools_trt.models.sam2_weights import random_graphs
 from pixelis_fast.tools_trt.results import MissingWeightsError
-from pixelis_fast.tools_trt.sam2_specs import Sam2Specs
+from pixelis_fast.tools_trt.sam2.specs import Sam2Specs
 
 NAMES = ("encoder", "decoder", "object_decoder", "memory_encoder", "memory_attention")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_attend import AttendRule, attend
-from pixelis_fast.tools_trt.sam2_session import SessionConfig
-from pixelis_fast.tools_trt.sam2_video import VideoSession
+from pixelis_fast.tools_trt.sam2.attend import AttendRule, attend
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.session import SessionConfig
+from pixelis_fast.tools_trt.sam2.video import VideoSession
 from tests.panned import BOX, SIZE, drawn, panned
 
 TOLERANCE = 1e-3

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.scheduler import (
     Batch,
     DeadlineError,
@@ -17,7 +18,6 @@ from pixelis_fast.tools_trt.scheduler import (
     SchedulerConfig,
     Work,
 )
-from pixelis_fast.tools_trt.tiers import TierStore
 
 KEYS = st.sampled_from("abcd")
 PATIENCE_S = 60

@@ -6,7 +6,7 @@ from scipy import ndimage
 from skimage.filters import sobel
 from skimage.segmentation import watershed
 
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
 from pixelis_fast.tools_trt.results import ToolError, ToolInputError
 from pixelis_fast.tools_trt.rle import decode_mask
 from pixelis_fast.tools_trt.segment import Segment

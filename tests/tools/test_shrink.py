@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pixelis_fast.tools_trt.grabcut import resize_mask
-from pixelis_fast.tools_trt.shrink import shrink
+from pixelis_fast.tools_trt.classical.grabcut import resize_mask
+from pixelis_fast.tools_trt.pixels.shrink import shrink
 from tests.scenes import ellipse, iou, photograph
 
 SIZES = [(600, 400), (300, 200), (96, 64), (97, 41), (31, 400), (1, 1), (700, 90), (900, 700)]

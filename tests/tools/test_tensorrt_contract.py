@@ -17,12 +17,12 @@ import torch
 
 from pixelis_fast.tools_trt.backends import BackendMissingError, EngineBuildError
 from pixelis_fast.tools_trt.backends.builder import PlanError
+from pixelis_fast.tools_trt.backends.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.backends.tensorrt_inspect import (
     check_precision,
     precision_histogram,
 )
-from pixelis_fast.tools_trt.onnx_graphs import write_onnx
-from pixelis_fast.tools_trt.precision import Precision
+from pixelis_fast.tools_trt.graphs.precision import Precision
 from tests.tools.engine_cases import columns, columns_spec
 
 pytest.importorskip("onnx", reason="needs onnx: the `export` extra")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelis_fast.tools_trt.tiers import TensorMover, TierStore, size_of, with_tensors
+from pixelis_fast.tools_trt.pixels.tiers import TensorMover, TierStore, size_of, with_tensors
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from pixelis_fast.tools import ToolBox, Workspace
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.rle import decode_mask
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
 from pixelis_fast.tools_trt.scheduler import DeadlineError, Priority, Work
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.toolset import Toolset

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.rle import decode_mask
 from pixelis_fast.tools_trt.store import MediaStore

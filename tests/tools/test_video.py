@@ -13,11 +13,11 @@ from av.video.reformatter import VideoReformatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelis_fast.tools_trt.ahead import ahead
+from pixelis_fast.tools_trt.pixels.ahead import ahead
+from pixelis_fast.tools_trt.pixels.video import index_video, read_video
+from pixelis_fast.tools_trt.pixels.video_cursor import MAX_OPEN, OpenVideos, VideoCursor
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.video import index_video, read_video
-from pixelis_fast.tools_trt.video_cursor import MAX_OPEN, OpenVideos, VideoCursor
 from tests.media import clip
 
 CLIPS = {"bikes.mp4": (250, 10.0), "carphone_pristine.mp4": (120, 4.004)}

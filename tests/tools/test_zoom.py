@@ -10,7 +10,7 @@ from PIL import Image
 from pixelis_fast.kernels.resize import resize
 from pixelis_fast.kernels.resize.reference import weight_matrix as textbook_weights
 from pixelis_fast.tools_trt.geometry import box_to_px, px_to_box
-from pixelis_fast.tools_trt.resample import WEIGHT_BITS, resample, weight_matrix
+from pixelis_fast.tools_trt.pixels.resample import WEIGHT_BITS, resample, weight_matrix
 from pixelis_fast.tools_trt.results import ToolInputError
 from pixelis_fast.tools_trt.store import MediaStore
 from pixelis_fast.tools_trt.zoom import (

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pixelis_fast.tools_trt.backends.session import HOST, Session
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.precision import Precision
+from pixelis_fast.tools_trt.graphs.precision import Precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 from pixelis_fast.tools_trt.results import ToolError
 
 Probes = Sequence[dict[str, Tensor]]

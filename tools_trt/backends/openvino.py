@@ -22,10 +22,10 @@ from pixelis_fast.tools_trt.backends.builder import (
     Probes,
     module_of,
 )
+from pixelis_fast.tools_trt.backends.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.backends.session import HOST, host_arrays
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.onnx_graphs import write_onnx
-from pixelis_fast.tools_trt.precision import Precision
+from pixelis_fast.tools_trt.graphs.precision import Precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What int8 does not cover runs in fp32."""

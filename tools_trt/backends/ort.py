@@ -26,11 +26,11 @@ from pixelis_fast.tools_trt.backends.builder import (
     PlanError,
     Probes,
 )
+from pixelis_fast.tools_trt.backends.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.backends.session import HOST, check_inputs, host_arrays
 from pixelis_fast.tools_trt.backends.static_buffers import StaticBuffers
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.onnx_graphs import write_onnx
-from pixelis_fast.tools_trt.precision import GPU_LADDER, Precision
+from pixelis_fast.tools_trt.graphs.precision import GPU_LADDER, Precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 CPU, CUDA, TENSORRT = (
     "CPUExecutionProvider",

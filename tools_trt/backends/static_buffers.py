@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 
 class StaticBuffers:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from pixelis_fast.tools_trt.backends.builder import EngineBuildError, PlanError, Probes
 from pixelis_fast.tools_trt.backends.cuda_graph import CapturedRun
+from pixelis_fast.tools_trt.backends.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.backends.session import check_inputs
 from pixelis_fast.tools_trt.backends.static_buffers import StaticBuffers
 from pixelis_fast.tools_trt.backends.tensorrt_inspect import check_precision, precision_histogram
 from pixelis_fast.tools_trt.backends.tensorrt_timing import TimingCache
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.onnx_graphs import write_onnx
-from pixelis_fast.tools_trt.precision import GPU_LADDER, Precision
+from pixelis_fast.tools_trt.graphs.precision import GPU_LADDER, Precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 if not hasattr(tensorrt, "__version__"):
     # Type stubs alone leave an empty package of that name.

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelis_fast.tools_trt.file_lock import file_lock
+from pixelis_fast.tools_trt.graphs.file_lock import file_lock
 
 if TYPE_CHECKING:
     import tensorrt

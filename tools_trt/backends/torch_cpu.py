@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from pixelis_fast.tools_trt.backends.builder import BackendMissingError, Probes, module_of
 from pixelis_fast.tools_trt.backends.session import HOST, check_inputs
-from pixelis_fast.tools_trt.device_identity import has_bf16_units
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.precision import Precision, at_precision
+from pixelis_fast.tools_trt.graphs.device_identity import has_bf16_units
+from pixelis_fast.tools_trt.graphs.precision import Precision, at_precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 
 class TorchSession:

@@ -17,8 +17,8 @@ from pixelis_fast.tools_trt.backends.builder import BackendMissingError, Probes,
 from pixelis_fast.tools_trt.backends.cuda_graph import CapturedRun
 from pixelis_fast.tools_trt.backends.session import check_inputs
 from pixelis_fast.tools_trt.backends.static_buffers import StaticBuffers
-from pixelis_fast.tools_trt.engine_spec import BucketGraph
-from pixelis_fast.tools_trt.precision import GPU_LADDER, Precision, at_precision
+from pixelis_fast.tools_trt.graphs.precision import GPU_LADDER, Precision, at_precision
+from pixelis_fast.tools_trt.graphs.spec import BucketGraph
 
 NO_DEVICE = "expected a CUDA device, got none"
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from rich.table import Table
 
-from pixelis_fast.tools_trt.grabcut import PxBox
+from pixelis_fast.tools_trt.classical.grabcut import PxBox
 from pixelis_fast.tools_trt.segment import SegmentEngine
 from pixelis_fast.tools_trt.track import TrackEngine
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from pixelis_fast.tools_trt.classical_segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical_track import ClassicalTrack
-from pixelis_fast.tools_trt.grabcut import PxBox, mask_box
+from pixelis_fast.tools_trt.classical.grabcut import PxBox, mask_box
+from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
+from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.micro.batches import visible_objects
 from pixelis_fast.tools_trt.micro.comparison import compare, compare_tracks, table_of
 from pixelis_fast.tools_trt.micro.grading import (
@@ -38,9 +38,9 @@ from pixelis_fast.tools_trt.micro.model import WEIGHTS, load_micro
 from pixelis_fast.tools_trt.micro.photographs import HELD_OUT, photographs
 from pixelis_fast.tools_trt.micro.scenes import draw_clip
 from pixelis_fast.tools_trt.micro.surfaces import Photographs
-from pixelis_fast.tools_trt.sam2 import Sam2
-from pixelis_fast.tools_trt.sam2_segment import Sam2Segment
-from pixelis_fast.tools_trt.sam2_track import Sam2Track
+from pixelis_fast.tools_trt.sam2.network import Sam2
+from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.track import Sam2Track
 from pixelis_fast.tools_trt.segment import SegmentEngine
 from pixelis_fast.tools_trt.track import TrackEngine
 

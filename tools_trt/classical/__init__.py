@@ -1,0 +1,1 @@
+"""Segmenting and tracking without a network: the degraded mode, and the one to beat."""

@@ -1,0 +1,1 @@
+"""A graph, built by every backend that can, gated, timed, and chosen."""
