@@ -51,9 +51,10 @@ from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajec
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
-GRID = 10
-"""Coordinates are rounded to tens: a digit that no pixel decides would only be noise to imitate."""
-SLACK = 40
+GRID = 50
+"""Coordinates are rounded to fifties. A digit that a policy cannot tell is noise to imitate: with
+tens, nll of the hundreds' digit came down and the next one stayed at chance."""
+SLACK = 50
 """Added around what is zoomed or read: a box that is off by as much still shows the text, and a
 small policy's are. Much more would let a neighbour's text in."""
 
@@ -113,10 +114,12 @@ class Preparer:
         # The shortest plan as often as all longer ones together.
         longer = len(task.plans) > 1 and rng.random() < 0.5
         plan = task.plans[rng.integers(1, len(task.plans)) if longer else 0]
-        turns = planned(plan)
+        turns = self.planned(plan, media)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
-        trajectory = self.builder.build(self.sample(task, media), turns, answer=task.answer)
+        turns, sample = restating(turns, task.question), self.sample(task, media)
+        thought = restated(task.question)
+        trajectory = self.builder.build(sample, turns, answer=task.answer, thought=thought)
         return (turns, trajectory) if is_evident(task, trajectory) else None
 
     def direct(self, task: Task, media: Media) -> Example:
@@ -127,9 +130,14 @@ class Preparer:
         """Single calls, not run: the task's own, then of other things in the picture."""
         rng = np.random.default_rng((self.config.seed, 2, number_of(task)))
         plan = task.plans[rng.integers(len(task.plans))]
-        yield self._single(self.sample(task, media), planned(plan)[0], task)
+        yield self._single(self.sample(task, media), self.planned(plan, media)[0], task)
         for question, turn in asked(task, rng, self.config.asked_per_picture):
             yield self._single(Sample(f"{task.id}-{question}", (media,), question), turn, task)
+
+    def planned(self, plan: Plan, media: Media) -> list[CotaTurn]:
+        """The plan's calls, in places and times that a policy can tell."""
+        seconds = self.views.tokens(media).timestamps_s
+        return [CotaTurn(turn.thought, timed(rounded(turn.call), seconds)) for turn in plan]
 
     def sample(self, task: Task, media: Media) -> Sample:
         return Sample(
@@ -177,12 +185,19 @@ def number_of(task: Task) -> int:
     return int(task.id.rsplit("-", 1)[-1])
 
 
-def planned(plan: Plan) -> list[CotaTurn]:
-    return [CotaTurn(turn.thought, rounded(turn.call)) for turn in plan]
+def restating(turns: Sequence[CotaTurn], question: str) -> list[CotaTurn]:
+    """Turns behind the first begin with the question: what was asked lies far back by then, and a
+    small policy that does not look there answers every crop as if it were asked to count."""
+    again = (replace(turn, thought=restated(question, turn.thought)) for turn in turns[1:])
+    return [*turns[:1], *again]
+
+
+def restated(question: str, thought: str = "") -> str:
+    return f"{question}\n{thought}"
 
 
 def rounded(call: ToolCall) -> ToolCall:
-    """Points to the nearest ten, boxes outwards, with slack around what is looked at."""
+    """Points to the nearest of the grid, boxes outwards, with slack around what is looked at."""
     arguments: dict[str, Any] = dict(call.arguments)
     if "point" in arguments:
         arguments["point"] = [round(value / GRID) * GRID for value in arguments["point"]]
@@ -193,6 +208,17 @@ def rounded(call: ToolCall) -> ToolCall:
         high = [-(-min(value + slack, 1000) // GRID) * GRID for value in (x1, y1)]
         arguments["box"] = low + high
     return ToolCall(call.operation, arguments)
+
+
+def timed(call: ToolCall, seconds: Sequence[float]) -> ToolCall:
+    """No time lies behind the last that the prompt prints: an end is copied, not guessed."""
+    last = round(max(seconds, default=math.inf), 1)
+    times = {
+        name: min(value, last)
+        for name, value in call.arguments.items()
+        if name in ("time", "start", "end")
+    }
+    return ToolCall(call.operation, {**call.arguments, **times})
 
 
 def crops_of(observation: Observation) -> list[tuple[Media, Box]]:
@@ -245,16 +271,10 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
     """Fills the folder; goes on behind what is there. counts.json says how many of each family."""
     torch.set_num_threads(1)
     preparer = Preparer(config)
-    header = {
-        "policy": config.policy,
-        "split": config.split,
-        "seed": config.seed,
-        "num_labels": list(NUM_LABELS),
-    }
     counts: Counter[str] = Counter()
     generator = PixelWorld(replace(world, seed=config.seed))
     patch = preparer.opened.limits.image.patch
-    with PreparedWriter(folder, header=header, patch=patch) as out:
+    with PreparedWriter(folder, header=header_of(config), patch=patch) as out:
         done = out.last_number + 1
         for number in track(range(done, config.num_tasks), "preparing"):
             task = generator.task(config.split, number)
@@ -263,6 +283,14 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
                 out.flush()
     write_counts(folder / COUNTS, counts)
     return folder
+
+
+def header_of(config: PrepareConfig) -> dict[str, Any]:
+    """What all examples of a folder share: whoever goes on with another is refused."""
+    shared = ("policy", "split", "seed", "trap_share", "asked_per_picture")
+    kinds = [kind for kind in ("whole", "grounding", "direct") if getattr(config, kind)]
+    found = {name: getattr(config, name) for name in shared}
+    return found | {"kinds": kinds, "num_labels": list(NUM_LABELS)}
 
 
 def write_counts(path: Path, counts: Counter[str]) -> None:

@@ -21,7 +21,7 @@ from rich.progress import track
 
 from pixelis_fast.data.cota import FILE_NAME, CotaRecord, CotaTurn, read_records, write_records
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, Task, save_media
-from pixelis_fast.data.prepare import PrepareConfig, Preparer, hardness
+from pixelis_fast.data.prepare import PrepareConfig, Preparer, hardness, restated
 from pixelis_fast.data.prepared import Example, PreparedWriter
 from pixelis_fast.data.traces import imitated
 from pixelis_fast.plain_errors import plainly
@@ -64,6 +64,7 @@ def record_of(
         answer=task.answer,
         answer_kind=task.answer_kind,
         turns=tuple(replace(turn, observation=text) for turn, text in pairs),
+        answer_thought=restated(task.question),
         difficulty=hardness(task, len(turns)),
         evidence=task.evidence,
         source="pixelworld",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ from pixelis_fast.data.prepare import (
     Preparer,
     prepare,
     questions_about,
+    restating,
     rounded,
+    timed,
 )
 from pixelis_fast.data.prepared import (
     EXAMPLES,
@@ -222,6 +226,14 @@ def test_pixelworld_is_prepared_and_goes_on_where_it_stopped(tmp_path):
     assert sum(not e.is_whole for e in once.examples) >= 4
 
 
+@pytest.mark.parametrize("other", [{"trap_share": 0.5}, {"whole": 0}, {"asked_per_picture": 1}])
+def test_a_folder_is_not_gone_on_with_by_another_recipe(tmp_path, other):
+    config = PrepareConfig(whole=1, grounding=1)
+    prepare(tmp_path, config, PLAIN)
+    with pytest.raises(ValueError, match="expected the header"):
+        prepare(tmp_path, replace(config, **other), PLAIN)
+
+
 def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
     preparer = Preparer(PrepareConfig(trap_share=0.0))
     world = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0}))
@@ -238,13 +250,29 @@ def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
 
 def test_coordinates_are_rounded_so_that_the_target_stays_inside():
     call = rounded(ToolCall("zoom", {"media": 0, "box": [101, 209, 991, 993]}))
-    assert call.arguments["box"] == [60, 160, 1000, 1000]
+    assert call.arguments["box"] == [50, 150, 1000, 1000]
     track = ToolCall("track", {"media": 0, "box": [101, 209, 391, 493], "start": 0.0, "end": 1.0})
     assert rounded(track).arguments["box"] == [100, 200, 400, 500]
-    assert rounded(ToolCall("segment", {"media": 0, "point": [14, 996]})).arguments["point"] == [
-        10,
-        1000,
+    point = rounded(ToolCall("segment", {"media": 0, "point": [24, 996]})).arguments["point"]
+    assert point == [0, 1000]
+
+
+def test_turns_behind_the_first_repeat_what_was_asked():
+    call = ToolCall("zoom", {"media": 0, "box": [0, 0, 500, 500]})
+    turns = [CotaTurn("i look", call), CotaTurn("i look again", call)]
+    assert [t.thought for t in restating(turns, "how many?")] == [
+        "i look",
+        "how many?\ni look again",
     ]
+    assert restating([], "how many?") == []
+
+
+def test_no_time_lies_behind_the_last_that_is_printed():
+    arguments = {"media": 0, "box": [0, 0, 500, 500], "start": 1.5, "end": 3.1}
+    track = ToolCall("track", arguments)
+    assert timed(track, (0.14, 1.62, 2.96)).arguments == arguments | {"end": 3.0}
+    still = ToolCall("zoom", {"media": 0, "box": [0, 0, 500, 500]})
+    assert timed(still, ()) == still
 
 
 def test_a_moved_box_keeps_its_size_and_leaves_the_place():
