@@ -23,10 +23,10 @@ from pixelis_fast.dynamics import Dynamics
 from pixelis_fast.optimizer import MasterAdamW, OptimizerConfig
 from pixelis_fast.phases.rft_loss import Learnable, LossConfig, LossMaker
 from pixelis_fast.phases.rft_parts import grammar_of
+from pixelis_fast.pieces import pieces_of
 from pixelis_fast.policy.sampling import mask_logits
 from pixelis_fast.rewards import RewardConfig, score_group
 from pixelis_fast.script import Script
-from pixelis_fast.tree_batch import pieces_of
 
 KL_WEIGHT = 0.02
 NO_CHANGE = 1e-30

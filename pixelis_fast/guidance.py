@@ -11,8 +11,7 @@ brings; another reads boxes off the values of the tokens that show something. Th
 trained on the token that an answer copies (copies.py). Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
-copied token, T = rows that one of them may see (things in _BT4), B = visual tokens that show a
-thing.
+copied token, B = visual tokens that show a thing, T = things that one of them may show.
 """
 
 from __future__ import annotations
@@ -55,8 +54,9 @@ class WatchedAttention:
         watched.first[2].mixed_NF
     """
 
-    def __init__(self, layers: tuple[int, ...]) -> None:
-        self.layers = layers
+    def __init__(self, layers: tuple[int, ...], places_N: Tensor | None = None) -> None:
+        """`places_N`: where each row is among those computed, if some are computed for several."""
+        self.layers, self.places_N = layers, places_N
         self.first: dict[int, SeenByHead] = {}
         self.last: dict[int, SeenByHead] = {}
 
@@ -65,11 +65,15 @@ class WatchedAttention:
             mixed_NHF = attend(index, q_NHF, k_NKF, v_NKF)
             if index in self.layers:
                 parts = q_NHF, k_NKF, v_NKF, mixed_NHF
-                self.first[index] = SeenByHead(*(part[:, 0].float() for part in parts))
-                self.last[index] = SeenByHead(*(part[:, -1].float() for part in parts))
+                self.first[index] = SeenByHead(*(self._all_rows(part[:, 0]) for part in parts))
+                self.last[index] = SeenByHead(*(self._all_rows(part[:, -1]) for part in parts))
             return mixed_NHF
 
         return watched
+
+    def _all_rows(self, part: Tensor) -> Tensor:
+        part = part.float()
+        return part if self.places_N is None else part.index_select(0, self.places_N)
 
 
 @dataclass(frozen=True)
@@ -246,12 +250,10 @@ def guided_rows(targets: HeadTargets) -> GuidedRows | None:
 
 def attention_loss(seen: SeenByHead, rows: GuidedRows | CopiedRows) -> tuple[Tensor, float]:
     """Cross entropy of a head's causal attention on the wanted rows; share that is strongest."""
-    reach = int((rows.rows_G - rows.starts_G).max()) + 1
-    places_GT = rows.starts_G[:, None] + torch.arange(reach, device=rows.rows_G.device)
-    hidden_GT = places_GT > rows.rows_G[:, None]
-    keys_GTF = seen.keys_NF[places_GT.clamp(max=len(seen.keys_NF) - 1)]
     queries_GF = seen.queries_NF[rows.rows_G] * seen.queries_NF.shape[-1] ** -0.5
-    scores_GT = torch.einsum("gtf,gf->gt", keys_GTF, queries_GF).masked_fill(hidden_GT, -torch.inf)
-    wanted_G = rows.wanted_G - rows.starts_G
-    right = (scores_GT.argmax(-1) == wanted_G).float().mean()
-    return cross_entropy(scores_GT, wanted_G), float(right)
+    place_N = torch.arange(len(seen.keys_NF), device=rows.rows_G.device)
+    hidden_GN = (place_N < rows.starts_G[:, None]) | (place_N > rows.rows_G[:, None])
+    # One product with every key: keys gathered per row cost twice the time, and G copies of them.
+    scores_GN = (queries_GF @ seen.keys_NF.T).masked_fill(hidden_GN, -torch.inf)
+    right = (scores_GN.argmax(-1) == rows.wanted_G).float().mean()
+    return cross_entropy(scores_GN, rows.wanted_G), float(right)

@@ -28,17 +28,27 @@ BOX_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class HeadLosses:
-    """Means over the calls that have such a target; 0 where none has."""
+    """Means over the calls that have such a target; None where none has."""
 
     operation: Tensor
-    pointer: Tensor
-    region: Tensor
-    span: Tensor
-    pointed_right: float
+    pointer: Tensor | None
+    region: Tensor | None
+    span: Tensor | None
+    pointed_right: float | None
     """Share of pointers on the target's cell."""
 
+    def parts(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        named = {
+            "operation": self.operation,
+            "pointer": self.pointer,
+            "region": self.region,
+            "span": self.span,
+        }
+        return {name: loss for name, loss in named.items() if loss is not None}
+
     def total(self) -> Tensor:
-        return self.operation + self.pointer + self.region + self.span
+        return torch.stack(list(self.parts().values())).sum()
 
 
 class AuxiliaryHeads(nn.Module):
@@ -68,11 +78,11 @@ class AuxiliaryHeads(nn.Module):
 
     def _pointer(
         self, hidden_ND: Tensor, hidden_RD: Tensor, targets: HeadTargets
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor | None, float | None]:
         """Scaled dot product with the visual tokens' own hidden states."""
         points_R = targets.cell_R >= 0
         if not points_R.any():
-            return hidden_RD.sum() * 0, 0.0
+            return None, None
         cells_RC = targets.cells_RC[points_R]
         keys_RCF = self.key(hidden_ND[cells_RC.clamp(min=0)].float())
         query_RF = self.query(hidden_RD[points_R])
@@ -146,11 +156,11 @@ def box_distance(found_M4: Tensor, wanted_M4: Tensor) -> Tensor:
     return smooth_l1_loss(found_M4, wanted_M4, beta=SMOOTH)
 
 
-def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor:
+def region_loss(found_R4: Tensor, targets: HeadTargets) -> Tensor | None:
     """Smooth L1 on (centre x, centre y, width, height), and 1 - GIoU where there is a box."""
     known_R4 = targets.region_known_R4
     if not known_R4.any():
-        return found_R4.sum() * 0
+        return None
     apart_R4 = smooth_l1_loss(found_R4, targets.region_R4, beta=SMOOTH, reduction="none")
     loss = apart_R4[known_R4].mean()
     boxes_R = known_R4.all(dim=1)
@@ -169,11 +179,11 @@ def box_giou(a_R4: Tensor, b_R4: Tensor) -> Tensor:
     return shared / union - (hull - union) / hull
 
 
-def span_loss(found_R2: Tensor, targets: HeadTargets) -> Tensor:
+def span_loss(found_R2: Tensor, targets: HeadTargets) -> Tensor | None:
     """L1 + 1 - tIoU of (start, end) as shares of the duration."""
     known_R = targets.span_known_R
     if not known_R.any():
-        return found_R2.sum() * 0
+        return None
     found, wanted = found_R2[known_R].sort(dim=1).values, targets.span_R2[known_R]
     shared = torch.minimum(found[:, 1], wanted[:, 1]) - torch.maximum(found[:, 0], wanted[:, 0])
     hull = torch.maximum(found[:, 1], wanted[:, 1]) - torch.minimum(found[:, 0], wanted[:, 0])

@@ -17,8 +17,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from pixelis_fast.pieces import SharedRows, shared_rows, tree_attend
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures
-from pixelis_fast.policy.decoder import Apply, Attend, apply_at_once
+from pixelis_fast.policy.decoder import Apply, Attend, Context, apply_at_once
 from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.policy.positions import Grid, mrope_positions, text_and_grids
@@ -51,6 +52,8 @@ class TrainingBatch:
     feature_index_M: Tensor | None
     """Which feature stands at `visual_index_M`."""
     visual_index_M: Tensor | None
+    shared: SharedRows | None = None
+    """Which rows the decoder computes, where beginnings are shared; hidden states are all N."""
 
     @property
     def lengths(self) -> list[int]:
@@ -82,18 +85,35 @@ class TrainingBatch:
         apply: Apply = apply_at_once,
         watch: Callable[[Attend], Attend] | None = None,
     ) -> Tensor:
-        """`hidden` for one that needs the pictures' tokens, or the layers' attention, itself."""
+        """`hidden` for one that needs the pictures' tokens, or the layers' attention, itself.
+
+        With `shared`, `watch` sees the rows that are computed.
+        """
         packed = self.packed
         if features is not None:
             shown = pick(features, self.feature_index_M)
             packed = replace(packed, visual_index_M=self.visual_index_M, visual=shown)
-        return policy.hidden(packed, apply=apply, watch=watch)
+        if self.shared is None:
+            return policy.hidden(packed, apply=apply, watch=watch)
+        attend = tree_attend(self.shared.pieces, like=policy.embed_tokens.weight)
+        packed = without_repeats(packed, self.shared)
+        rotation = policy.rotation(packed.positions_3N)
+        context = Context(rotation, attend if watch is None else watch(attend), apply)
+        return policy.run_layers(packed, context).index_select(0, self.shared.places_N)
 
 
 def training_batch(
-    policy: Policy, trajectories: Sequence[Trajectory], load_patches: LoadPatches
+    policy: Policy,
+    trajectories: Sequence[Trajectory],
+    load_patches: LoadPatches,
+    *,
+    share: bool = False,
 ) -> TrainingBatch:
-    """The trajectories end to end on the policy's device; ValueError for an empty one."""
+    """The trajectories end to end on the policy's device; ValueError for an empty one.
+
+    With `share`, a beginning that several have goes through the decoder once: single calls on one
+    picture then cost little more than the calls. Bits may differ from those without.
+    """
     device, merge = policy.device, policy.config.vision.merge_size
     lengths = [len(trajectory.ids) for trajectory in trajectories]
     positions = [positions_of(trajectory, merge) for trajectory in trajectories]
@@ -104,6 +124,7 @@ def training_batch(
     )
     targets = [token for t in trajectories for token in [*t.ids[1:], IGNORE]]
     vision = gather_vision(trajectories, load_patches, merge)
+    shared = shared_rows(trajectories) if share else None
     return TrainingBatch(
         packed=packed,
         targets_N=torch.tensor(targets, device=device),
@@ -112,7 +133,24 @@ def training_batch(
         media_ids=() if vision is None else tuple(vision.grids),
         feature_index_M=None if vision is None else vision.feature_index_M.to(device),
         visual_index_M=None if vision is None else vision.visual_index_M.to(device),
+        shared=None if shared is None else shared.to(device),
     )
+
+
+def without_repeats(packed: PackedBatch, shared: SharedRows) -> PackedBatch:
+    """The rows of the pieces, and the features that stand in them."""
+    lengths = [piece.length for piece in shared.pieces]
+    ids_T = packed.input_ids_N[shared.kept_T]
+    positions_3T = packed.positions_3N[:, shared.kept_T]
+    if packed.visual is None or packed.visual_index_M is None:
+        return PackedBatch(ids_T, positions_3T, lengths)
+    is_visual_N = torch.zeros_like(packed.input_ids_N, dtype=torch.bool)
+    is_visual_N[packed.visual_index_M] = True
+    [visual_index_M] = is_visual_N[shared.kept_T].nonzero(as_tuple=True)
+    feature_N = torch.zeros_like(packed.input_ids_N)
+    feature_N[packed.visual_index_M] = torch.arange(len(packed.visual_index_M), device=ids_T.device)
+    shown = pick(packed.visual, feature_N[shared.kept_T][visual_index_M])
+    return PackedBatch(ids_T, positions_3T, lengths, visual_index_M, shown)
 
 
 def positions_of(trajectory: Trajectory, merge: int) -> Tensor:

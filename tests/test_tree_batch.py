@@ -8,10 +8,12 @@ import torch
 
 from pixelis_fast.advantages import learned_tokens
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.guidance import WatchedAttention
+from pixelis_fast.pieces import pieces_of
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.training_batch import IGNORE, training_batch
-from pixelis_fast.tree_batch import pieces_of, tree_batch
+from pixelis_fast.tree_batch import tree_batch
 from pixelis_fast.types import Sample, Trajectory
 from tests.media import clip, picture
 
@@ -98,6 +100,36 @@ def test_tree_batch_equals_training_batch(agent, trajectories):
         scale = wanted[name].abs().max().item()
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-4 * scale, msg=name)
     assert fewer < most / 4
+
+
+def test_a_training_batch_that_shares_has_all_rows_and_computes_fewer(agent, trajectories):
+    policy, load = agent.policy, agent.views.patches
+    probe_D = torch.randn(policy.config.text.hidden_size)
+    found = []
+    for share in (False, True):
+        batch = training_batch(policy, trajectories, load, share=share)
+        watched = WatchedAttention((1,), batch.shared and batch.shared.places_N)
+        policy.zero_grad()
+        hidden_ND = batch.hidden_behind(policy, batch.encode(policy), watch=watched.wrap)
+        seen = watched.last[1]
+        ((hidden_ND @ probe_D).square().sum() + (seen.queries_NF * seen.mixed_NF).sum()).backward()
+        gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+        found.append((hidden_ND.detach(), seen.keys_NF.detach(), gradients))
+    policy.zero_grad()
+    (whole, whole_keys, wanted), (shared, keys, gradients) = found
+    torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(keys, whole_keys, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in gradients.items():
+        scale = wanted[name].abs().max().item()
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-4 * scale, msg=name)
+    assert len(batch.shared.kept_T) < len(whole) / 4
+
+
+def test_nothing_is_shared_among_strangers(agent, trajectories):
+    [stranger] = [t for t in trajectories if t.sample.id == "d"]
+    alone = training_batch(agent.policy, [stranger], agent.views.patches, share=True)
+    assert alone.shared is None
 
 
 def test_rows_and_targets_follow_the_pieces(agent, trajectories):

@@ -100,7 +100,7 @@ class SftConfig:
             raise ValueError(f"lora_rank: expected a checkpoint folder, got preset {self.policy}")
 
     def run_settings(self) -> dict[str, Any]:
-        """What a run that is resumed must share with the one it resumes, as JSON reads it."""
+        """What decides a step, as JSON reads it."""
         row = asdict(self)
         for name in ("out", "threads", "log_every", "validate_every", "save_every"):
             row.pop(name)
@@ -207,7 +207,7 @@ class SftRun:
         """
         self._save_trained()
         state = {
-            "settings": json.dumps(self.config.run_settings()),
+            "settings": json.dumps(self.settings()),
             "optimizer": self.optimizer.state(),
         }
         save_snapshot(self.out / SNAPSHOTS, self.optimizer.num_steps, state)
@@ -222,6 +222,14 @@ class SftRun:
             self.out / POLICY, opened.policy, tokenizer=opened.tokenizer, limits=opened.limits
         )
 
+    def settings(self) -> dict[str, Any]:
+        """What a run that is resumed must share with the one it resumes.
+
+        Which examples a step draws follows from how many there are: a folder that grew is another.
+        """
+        sizes = {"examples": len(self.data.examples), "pictures": len(self.data.pictures)}
+        return self.config.run_settings() | sizes
+
     def resume(self) -> None:
         """From the newest snapshot; ValueError where that run had other settings."""
         self.out.mkdir(parents=True, exist_ok=True)
@@ -229,7 +237,7 @@ class SftRun:
         if state is None:
             (self.out / CONFIG).write_text(json.dumps(asdict(self.config), indent=1))
         else:
-            check_settings(json.loads(state["settings"]), self.config.run_settings(), self.out)
+            check_settings(json.loads(state["settings"]), self.settings(), self.out)
             self.optimizer.load(state["optimizer"])
         cut_log(self.out / LOG, self.optimizer.num_steps)
 

@@ -96,10 +96,11 @@ class SftModel(nn.Module):
 
     def loss(self, examples: Sequence[Example], data: Prepared) -> SftLoss:
         trajectories = [example.trajectory for example in examples]
-        batch = training_batch(self.policy, trajectories, data.patches)
+        batch = training_batch(self.policy, trajectories, data.patches, share=True)
         features = batch.encode(self.policy)
         apply = apply_at_once if self.bank is None else self.bank.apply()
-        watched = WatchedAttention(() if self.guidance is None else self.guidance.layers)
+        layers = () if self.guidance is None else self.guidance.layers
+        watched = WatchedAttention(layers, None if batch.shared is None else batch.shared.places_N)
         hidden_ND = batch.hidden_behind(self.policy, features, apply=apply, watch=watched.wrap)
         total, metrics = self._imitation(examples, batch, hidden_ND)
         targets = self._targets(examples)
@@ -151,7 +152,9 @@ class SftModel(nn.Module):
         return None if targets is None else targets.to(self.policy.device)
 
     def _labels(self, batch: TrainingBatch, data: Prepared) -> TokenLabels | None:
-        if self.dense is None or not batch.media_ids:
+        """None where no picture of the batch has any."""
+        labelled = [data.pictures[name].labels is not None for name in batch.media_ids]
+        if self.dense is None or not any(labelled):
             return None
         merge = self.policy.config.vision.merge_size
         labels = labels_of(data, batch.media_ids, len(self.dense.heads), merge)
@@ -197,8 +200,9 @@ def role_metrics(
 
 
 def head_metrics(losses: HeadLosses) -> dict[str, float]:
-    names = ("operation", "pointer", "region", "span")
-    values = {f"loss/{name}": getattr(losses, name).item() for name in names}
+    values = {f"loss/{name}": loss.item() for name, loss in losses.parts().items()}
+    if losses.pointed_right is None:
+        return values
     return values | {"pointed_right": losses.pointed_right}
 
 

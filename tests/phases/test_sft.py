@@ -146,6 +146,10 @@ def test_a_run_with_other_settings_does_not_go_on(config, data, tmp_path):
     main(one)
     with pytest.raises(ValueError, match="got another seed; choose another folder"):
         SftRun(replace(one, seed=5)).resume()
+    grown = SftRun(one)
+    grown.data.examples.append(grown.data.examples[0])
+    with pytest.raises(ValueError, match="got another examples; choose another folder"):
+        grown.resume()
 
 
 def test_lora_leaves_the_policy_alone(config, data, tmp_path):
