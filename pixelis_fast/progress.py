@@ -9,12 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def step_bar(name: str, total: int, *, start: int) -> Iterator[Callable[[str], None]]:
+def step_bar(
+    name: str, total: int, *, start: int, shown: bool = True
+) -> Iterator[Callable[[str], None]]:
     """Example:
     with step_bar("sft", 1000, start=0) as advance:
         advance("loss 0.31")
     """
     said = TextColumn("{task.fields[said]}")
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), said) as bar:
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), said, disable=not shown
+    ) as bar:
         task = bar.add_task(name, total=total, completed=start, said="")
         yield lambda text: bar.update(task, advance=1, said=text)

@@ -2,10 +2,11 @@
 
     python -m pixelis_fast.data.prepare runs/pixelworld/train --count 6000 --grounding 6000
 
-Two kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is left
-out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs only
-the picture: the task's first call, and one for things in it that nobody asked for. Some whole
-chains begin with a trap: a wrong call, what came back, and its correction.
+Three kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
+left out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs
+only the picture: the task's first call, and one for things in it that nobody asked for. Close
+looks: the crop that shows the answer as the picture itself, and the bare answer. Some whole chains
+begin with a trap: a wrong call, what came back, and its correction.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.schemas import TOOL_SCHEMAS
-from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
+from pixelis_fast.tools import ToolBox, ToolConfig, Workspace, open_tools
 from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
@@ -76,10 +77,14 @@ class PrepareConfig:
     trap_share: float = 0.15
     asked_per_picture: int = 5
     """Grounding examples about things that no question is about, per picture."""
+    close: int = 0
+    """Tasks whose answer is also given to a crop that shows it."""
+    close_per_picture: int = 3
+    """Crops of one picture, each cut a little differently."""
 
     @property
     def num_tasks(self) -> int:
-        return max(self.whole, self.grounding, self.direct)
+        return max(self.whole, self.grounding, self.direct, self.close)
 
 
 class Preparer:
@@ -133,6 +138,21 @@ class Preparer:
         yield self._single(self.sample(task, media), self.planned(plan, media)[0], task)
         for question, turn in asked(task, rng, self.config.asked_per_picture):
             yield self._single(Sample(f"{task.id}-{question}", (media,), question), turn, task)
+
+    def close(self, task: Task, media: Media) -> Iterator[tuple[Example, Box]]:
+        """Bare answers to crops that show them, and what each crop shows; none where a plan of the
+        task ends with something else than a look."""
+        last = task.plans[0][-1].call
+        if last.operation != "zoom" or len(task.frames) > 1:
+            return
+        rng = np.random.default_rng((self.config.seed, 3, number_of(task)))
+        for number in range(self.config.close_per_picture):
+            call = rounded(shaken(last, rng))
+            looked = self.tools.run(call, Workspace((media,)))
+            [(crop, view)] = crops_of(looked)
+            sample = replace(self.sample(task, crop), id=f"{task.id}-close-{number}")
+            trajectory = self.builder.build(sample, [], answer=task.answer)
+            yield Example(trajectory, (True,), task.family, task.difficulty), view
 
     def planned(self, plan: Plan, media: Media) -> list[CotaTurn]:
         """The plan's calls, in places and times that a policy can tell."""
@@ -208,6 +228,15 @@ def rounded(call: ToolCall) -> ToolCall:
         high = [-(-min(value + slack, 1000) // GRID) * GRID for value in (x1, y1)]
         arguments["box"] = low + high
     return ToolCall(call.operation, arguments)
+
+
+def shaken(call: ToolCall, rng: np.random.Generator) -> ToolCall:
+    """Its box a little off in every direction, as a policy's is; what lies in it stays in it,
+    because `rounded` adds as much around it."""
+    x, y = rng.integers(-SLACK // 2, SLACK // 2 + 1, 2)
+    x0, y0, x1, y1 = call.arguments["box"]
+    box = [int(np.clip(value, 0, 1000)) for value in (x0 + x, y0 + y, x1 + x, y1 + y)]
+    return ToolCall(call.operation, {**call.arguments, "box": box})
 
 
 def timed(call: ToolCall, seconds: Sequence[float]) -> ToolCall:
@@ -287,8 +316,8 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
 
 def header_of(config: PrepareConfig) -> dict[str, Any]:
     """What all examples of a folder share: whoever goes on with another is refused."""
-    shared = ("policy", "split", "seed", "trap_share", "asked_per_picture")
-    kinds = [kind for kind in ("whole", "grounding", "direct") if getattr(config, kind)]
+    shared = ("policy", "split", "seed", "trap_share", "asked_per_picture", "close_per_picture")
+    kinds = [kind for kind in ("whole", "grounding", "direct", "close") if getattr(config, kind)]
     found = {name: getattr(config, name) for name in shared}
     return found | {"kinds": kinds, "num_labels": list(NUM_LABELS)}
 
@@ -318,6 +347,13 @@ def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -
         counts["direct"] += 1
         direct = preparer.direct(task, media)
         out.add(direct, preparer.views.patches, labels=known, number=number)
+    if number < config.close:
+        for example, view in preparer.close(task, media):
+            counts["close"] += 1
+            [crop] = example.trajectory.sample.media
+            seen = preparer.labels(task, crop, view=view)
+            shown = {} if seen is None else {crop.id: seen}
+            out.add(example, preparer.views.patches, labels=shown, number=number)
     preparer.tools.store.forget(media.id)
     return counts
 
@@ -335,12 +371,13 @@ def command(
     count: Annotated[int, typer.Option(help="Tasks with a whole chain.")] = 1000,
     grounding: Annotated[int, typer.Option(help="Tasks with single calls.")] = 1000,
     direct: Annotated[int, typer.Option(help="Tasks with the bare answer.")] = 0,
+    close: Annotated[int, typer.Option(help="Tasks answered from a crop too.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
     policy: Annotated[str, typer.Option(help="Whose tokens and pixel limits.")] = "pixelworld-5m",
 ) -> None:
     """Prepares PixelWorld's traces for supervised training."""
-    config = PrepareConfig(split, count, grounding, direct, seed, policy)
+    config = PrepareConfig(split, count, grounding, direct, seed, policy, close=close)
     prepare(folder, config, PixelWorldConfig(seed=seed))
     table = Table("examples", "count")
     for name, number in json.loads((folder / COUNTS).read_text()).items():

@@ -54,8 +54,8 @@ class Example:
 
     @property
     def is_whole(self) -> bool:
-        """It ends with an answer; a grounding example ends with its one call."""
-        return self.trajectory.answer is not None
+        """Calls and their answer; not one call, or one answer, alone."""
+        return len(self.imitated) > 1
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from pixelis_fast.agent import DTYPES, AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.data.prepared import Example, Prepared
 from pixelis_fast.optimizer import MasterAdamW, OptimizerConfig
+from pixelis_fast.phases.sft_crew import Crew, run_crew
 from pixelis_fast.phases.sft_data import Curriculum, StepExamples, StepPictures
 from pixelis_fast.phases.sft_loss import LossConfig, SftLoss, SftModel, mean_metrics
 from pixelis_fast.policy.adapters import AdapterBank
@@ -69,6 +71,9 @@ class SftConfig:
     """Of the forward; the optimizer's copies are fp32."""
     device: str = "cpu"
     threads: int = 2
+    """Per process."""
+    processes: int = 1
+    """Each takes a share of `batch_tokens`; on a CPU only. What is logged is of the first."""
     seed: int = 0
     log_every: int = 10
     validate_every: int = 200
@@ -96,6 +101,13 @@ class SftConfig:
             )
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens: expected >= 1, got {self.batch_tokens}")
+        if not 1 <= self.processes <= self.batch_tokens or (
+            self.processes > 1 and self.device != "cpu"
+        ):
+            raise ValueError(
+                f"processes: expected 1, or up to batch_tokens on a cpu, got {self.processes} "
+                f"on {self.device}"
+            )
         if self.lora_rank is not None and self.policy in PRESETS:
             raise ValueError(f"lora_rank: expected a checkpoint folder, got preset {self.policy}")
 
@@ -114,9 +126,10 @@ class SftRun:
         SftRun(config).train()
     """
 
-    def __init__(self, config: SftConfig) -> None:
+    def __init__(self, config: SftConfig, crew: Crew | None = None) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.out = config, Path(config.out)
+        self.crew = crew or Crew()
         self.opened = trainable(config)
         patch = self.opened.limits.image.patch
         merge = self.opened.policy.config.vision.merge_size
@@ -129,20 +142,19 @@ class SftRun:
         self.model = SftModel(
             self.opened.policy, config.loss, num_labels=num_labels, bank=self.bank
         )
+        self.parameters = list(self.model.trained())
         self.optimizer = MasterAdamW(
-            self.model.trained(),
+            self.parameters,
             config.optimizer,
             slow=self.opened.policy.vision.parameters(),
             slow_share=config.tower_rate,
         )
+        room = config.batch_tokens // self.crew.size
         self.examples = StepExamples(
-            self.data.examples,
-            config.curriculum,
-            batch_tokens=config.batch_tokens,
-            seed=config.seed,
+            self.data.examples, config.curriculum, batch_tokens=room, seed=config.seed
         )
         self.pictures = StepPictures(
-            self.data.pictures, batch_tokens=config.batch_tokens, seed=config.seed, merge=merge
+            self.data.pictures, batch_tokens=room, seed=config.seed, merge=merge
         )
 
     def train(self) -> Path:
@@ -150,7 +162,8 @@ class SftRun:
         self.resume()
         total = self.config.optimizer.total_steps
         rows: list[dict[str, float]] = []
-        with step_bar("sft", total, start=self.optimizer.num_steps) as advance:
+        bar = step_bar("sft", total, start=self.optimizer.num_steps, shown=self.crew.leads)
+        with bar as advance:
             while self.optimizer.num_steps < total:
                 rows.append(self.step())
                 number = self.optimizer.num_steps
@@ -158,11 +171,13 @@ class SftRun:
                 if number % self.config.log_every == 0:
                     self.log("train", mean_metrics(rows))
                     rows.clear()
+                if not self.crew.leads:
+                    continue
                 if number % self.config.validate_every == 0 or number == total:
                     self.validate()
                 if number % self.config.save_every == 0 or number == total:
                     self.save()
-        return self.out / (POLICY if self.bank is None else ADAPTER)
+        return trained_folder(self.config)
 
     def step(self) -> dict[str, float]:
         """One batch: forward, backward, one step of the masters."""
@@ -171,6 +186,7 @@ class SftRun:
         progress = number / self.config.optimizer.total_steps
         loss = self._loss(number, progress)
         loss.total.backward()
+        self.crew.average(self.parameters)
         report = self.optimizer.step()
         seconds = time.perf_counter() - start_s
         return loss.metrics | {
@@ -182,8 +198,9 @@ class SftRun:
 
     def _loss(self, number: int, progress: float) -> SftLoss:
         if not self.config.tower_only:
-            return self.model.loss(self.examples.draw(number, progress), self.data)
-        media_ids = self.pictures.draw(number)
+            drawn = self.examples.draw(self.crew.share(number), progress)
+            return self.model.loss(drawn, self.data)
+        media_ids = self.pictures.draw(self.crew.share(number))
         return self.model.tower_loss(media_ids, self.data)
 
     @torch.no_grad()
@@ -196,6 +213,8 @@ class SftRun:
         self.log("validation", mean_metrics(rows))
 
     def log(self, kind: str, metrics: dict[str, float]) -> None:
+        if not self.crew.leads:
+            return
         row = {"step": self.optimizer.num_steps, "kind": kind} | metrics
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -234,12 +253,15 @@ class SftRun:
         """From the newest snapshot; ValueError where that run had other settings."""
         self.out.mkdir(parents=True, exist_ok=True)
         state = latest_snapshot(self.out / SNAPSHOTS)
-        if state is None:
+        # Nobody saves a newer one before all have read this one.
+        self.crew.wait()
+        if state is None and self.crew.leads:
             (self.out / CONFIG).write_text(json.dumps(asdict(self.config), indent=1))
-        else:
+        elif state is not None:
             check_settings(json.loads(state["settings"]), self.settings(), self.out)
             self.optimizer.load(state["optimizer"])
-        cut_log(self.out / LOG, self.optimizer.num_steps)
+        if self.crew.leads:
+            cut_log(self.out / LOG, self.optimizer.num_steps)
 
 
 def trainable(config: SftConfig) -> OpenPolicy:
@@ -279,8 +301,19 @@ def validation_batches(
 
 
 def main(config: SftConfig) -> Path:
-    """Trains, or goes on training; the folder of the checkpoint."""
-    return SftRun(config).train()
+    """Trains, or goes on training; the folder of the checkpoint, or of the adapter."""
+    if config.processes == 1:
+        return SftRun(config).train()
+    run_crew(config.processes, partial(train_in, config))
+    return trained_folder(config)
+
+
+def train_in(config: SftConfig, crew: Crew) -> None:
+    SftRun(config, crew).train()
+
+
+def trained_folder(config: SftConfig) -> Path:
+    return Path(config.out) / (POLICY if config.lora_rank is None else ADAPTER)
 
 
 class Preset(Enum):
@@ -324,7 +357,8 @@ def command(
     lora_rank: Annotated[int | None, typer.Option(help="Of an adapter; 0: train it all.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
-    threads: Annotated[int, typer.Option(help="Compute threads.")] = 2,
+    threads: Annotated[int, typer.Option(help="Compute threads of each process.")] = 2,
+    processes: Annotated[int, typer.Option(help="That share each batch; on a cpu.")] = 1,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
 ) -> None:
     """Supervised training on traces."""
@@ -354,6 +388,7 @@ def command(
         tower_rate=tower_rate,
         dtype=dtype,
         threads=threads,
+        processes=processes,
         seed=seed,
         **chosen | {"lora_rank": chosen.get("lora_rank") or None},
     )

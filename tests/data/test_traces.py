@@ -19,6 +19,8 @@ from pixelis_fast.data.prepare import (
     questions_about,
     restating,
     rounded,
+    shaken,
+    stored,
     timed,
 )
 from pixelis_fast.data.prepared import (
@@ -237,8 +239,6 @@ def test_a_folder_is_not_gone_on_with_by_another_recipe(tmp_path, other):
 def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
     preparer = Preparer(PrepareConfig(trap_share=0.0))
     world = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0}))
-    from pixelis_fast.data.prepare import stored
-
     task = world.task("train", 0)
     media = stored(preparer.tools, task)
     example = preparer.whole(task, media)
@@ -246,6 +246,53 @@ def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
     assert example.trajectory.answer == task.answer
     # What was read is what is answered: the observation shows the answer.
     assert task.answer in example.trajectory.steps[-2].observation.text
+
+
+@pytest.mark.parametrize("family", ["count", "spatial"])
+def test_a_close_look_shows_the_answer_and_gives_it_at_once(family):
+    config = PixelWorldConfig(backgrounds="procedural", families={family: 1.0})
+    task = PixelWorld(config).task("train", 0)
+    preparer = Preparer(PrepareConfig(close=1))
+    found = list(preparer.close(task, stored(preparer.tools, task)))
+    panel = task.evidence[0].box
+    assert len(found) == 3
+    for example, (x0, y0, x1, y1) in found:
+        assert x0 <= panel[0]
+        assert y0 <= panel[1]
+        assert x1 >= panel[2]
+        assert y1 >= panel[3]
+        assert (x1 - x0) * (y1 - y0) < 100_000
+        trajectory = example.trajectory
+        assert trajectory.answer == task.answer
+        assert len(trajectory.steps) == 1
+        assert not example.is_whole
+        assert trajectory.sample.media[0].width < task.frames.shape[2]
+
+
+def test_a_shaken_box_moves_and_what_lies_in_it_stays_shown():
+    call, rng = (
+        ToolCall("zoom", {"media": 0, "box": [410, 400, 440, 430]}),
+        np.random.default_rng(0),
+    )
+    views = {tuple(rounded(shaken(call, rng)).arguments["box"]) for _ in range(20)}
+    assert len(views) > 3
+    assert all(x0 <= 410 and y0 <= 400 and x1 >= 440 and y1 >= 430 for x0, y0, x1, y1 in views)
+
+
+def test_close_looks_are_labelled_by_what_they_show(tmp_path):
+    world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0})
+    prepare(tmp_path, PrepareConfig(whole=0, grounding=0, close=3), world)
+    data = Prepared([tmp_path], PatchShape())
+    assert len(data.examples) == 9
+    # A panel is in each crop: one of its tokens says so.
+    assert all(any(row[2] > 0 for row in stored.labels) for stored in data.pictures.values())
+
+
+def test_a_task_whose_answer_no_crop_shows_has_no_close_look():
+    config = PixelWorldConfig(backgrounds="procedural", families={"compare": 1.0})
+    task = PixelWorld(config).task("train", 0)
+    preparer = Preparer(PrepareConfig(close=1))
+    assert list(preparer.close(task, stored(preparer.tools, task))) == []
 
 
 def test_coordinates_are_rounded_so_that_the_target_stays_inside():
