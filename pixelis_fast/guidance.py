@@ -8,7 +8,9 @@ them. `pixelis train sft --guide 0` trains without; compare pointed_right and nl
 At every row that predicts an argument, the first head's attention is trained on the target's visual
 token (cross entropy over all it may see), and a linear layer reads the call's region off what it
 brings; another reads boxes off the values of the tokens that show something. The last head's is
-trained on the token that an answer copies (copies.py). Training only.
+trained on the token that an answer copies (copies.py). Where a crop shows the answer, the first
+head is trained on the token that shows it, whose value must tell its contents (answers.py).
+Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
 copied token, B = visual tokens that show a thing, T = things that one of them may show.
@@ -16,7 +18,7 @@ copied token, B = visual tokens that show a thing, T = things that one of them m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from pixelis_fast.answers import AnswerRows
 from pixelis_fast.copies import CopiedRows
 from pixelis_fast.data.prepared import BOX, THINGS
 from pixelis_fast.head_targets import HeadTargets
@@ -103,19 +106,37 @@ class CopyLosses:
         return self.attention + self.naming
 
 
+@dataclass(frozen=True)
+class AnswerLosses:
+    """Means over layers."""
+
+    attention: Tensor
+    contents: Tensor
+    """Cross entropy of what the token shows, read off its value and off what the head brought."""
+    on_target: float
+
+    def total(self) -> Tensor:
+        return self.attention + self.contents
+
+
 class Guidance(nn.Module):
     """Example:
-    guidance = Guidance(head_dim=48, num_layers=5)
+    guidance = Guidance(head_dim=48, num_layers=5, num_contents=(7, 9))
     losses = guidance(watched.first, targets)
-    copies = guidance.copies(watched.last, copied)
+    copies = guidance.copies(watched.last, copied, ids_N, say)
+    answers = guidance.answers(watched.first, shown)
     """
 
-    def __init__(self, *, head_dim: int, num_layers: int) -> None:
+    def __init__(self, *, head_dim: int, num_layers: int, num_contents: Sequence[int] = ()) -> None:
         super().__init__()
         middle = num_layers // 2
         self.layers = tuple(sorted({middle, min(middle + 1, num_layers - 1)}))
         self.brought = nn.ModuleList(nn.Linear(head_dim, 2 * BOX) for _ in self.layers)
         self.offered = nn.ModuleList(nn.Linear(head_dim, THINGS * 2 * BOX) for _ in self.layers)
+        self.num_contents = tuple(num_contents)
+        self.contents = nn.ModuleList(
+            nn.Linear(head_dim, sum(num_contents)) for _ in self.layers if num_contents
+        )
 
     def forward(
         self,
@@ -157,6 +178,29 @@ class Guidance(nn.Module):
             naming=torch.stack(named).mean(),
             on_target=sum(right for _, right in found) / len(found),
         )
+
+    def answers(self, seen: dict[int, SeenByHead], rows: AnswerRows) -> AnswerLosses:
+        """Every token of such an answer counts once in each layer."""
+        found = [attention_loss(seen[layer], rows) for layer in self.layers]
+        told = [
+            self._contents_loss(read, seen[layer], rows)
+            for layer, read in zip(self.layers, self.contents, strict=True)
+        ]
+        return AnswerLosses(
+            attention=torch.stack([loss for loss, _ in found]).mean(),
+            contents=torch.stack(told).mean(),
+            on_target=sum(right for _, right in found) / len(found),
+        )
+
+    def _contents_loss(self, read: nn.Module, seen: SeenByHead, rows: AnswerRows) -> Tensor:
+        both = torch.stack((seen.values_NF[rows.wanted_G], seen.mixed_NF[rows.rows_G]))
+        parts = read(both).split(self.num_contents, dim=-1)
+        kinds = rows.contents_GC.unbind(1)
+        losses = [
+            cross_entropy(part.flatten(0, 1), wanted_G.repeat(2))
+            for part, wanted_G in zip(parts, kinds, strict=True)
+        ]
+        return torch.stack(losses).mean()
 
 
 @dataclass(frozen=True)
@@ -248,7 +292,9 @@ def guided_rows(targets: HeadTargets) -> GuidedRows | None:
     )
 
 
-def attention_loss(seen: SeenByHead, rows: GuidedRows | CopiedRows) -> tuple[Tensor, float]:
+def attention_loss(
+    seen: SeenByHead, rows: GuidedRows | CopiedRows | AnswerRows
+) -> tuple[Tensor, float]:
     """Cross entropy of a head's causal attention on the wanted rows; share that is strongest."""
     queries_GF = seen.queries_NF[rows.rows_G] * seen.queries_NF.shape[-1] ** -0.5
     place_N = torch.arange(len(seen.keys_NF), device=rows.rows_G.device)

@@ -119,16 +119,26 @@ class DenseHead(nn.Module):
         self.box = nn.Linear(hidden_size, THINGS * BOX)
 
     def forward(self, embeds_MD: Tensor, labels: TokenLabels) -> DenseLosses:
-        labelled_M = (labels.kinds_ML >= 0).all(dim=1)
+        labelled_M = (labels.kinds_ML >= 0).any(dim=1)
         if not labelled_M.any():
             return DenseLosses(embeds_MD.sum() * 0, embeds_MD.sum() * 0)
         found_MD = embeds_MD[labelled_M].float()
         pairs = zip(self.heads, labels.kinds_ML[labelled_M].unbind(1), strict=True)
-        losses = [cross_entropy(head(found_MD), kinds_M) for head, kinds_M in pairs]
+        losses = [named_loss(head(found_MD), kinds_M) for head, kinds_M in pairs]
         return DenseLosses(
             kinds=torch.stack(losses).mean(),
             box=things_distance(self.box(embeds_MD.float()), labels.boxes_MT4, labels.cells_M4),
         )
+
+
+def named_loss(logits_MC: Tensor, kinds_M: Tensor) -> Tensor:
+    """Cross entropy over those that have a label; 0 where none has."""
+    known_M = kinds_M >= 0
+    return (
+        cross_entropy(logits_MC[known_M], kinds_M[known_M])
+        if known_M.any()
+        else logits_MC.sum() * 0
+    )
 
 
 def things_distance(found_M8: Tensor, boxes_MT4: Tensor, cells_M4: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """What each visual token of a PixelWorld picture, or of a crop of it, shows.
 
-A tower learns from these what a decoder behind it would teach it far more slowly. Four kinds:
-colour and shape of the thing that covers a token's cell most, the small thing in it (a sign, a
-panel), how many dots; then centre and size of the first and of the small thing.
+A tower learns from these what a decoder behind it would teach it far more slowly. Three kinds for
+every token: colour and shape of the thing that covers its cell most, and the small thing in it (a
+sign, a panel). Seven more where a panel's centre lies, if its contents can be seen: how many dots,
+and colour and shape of its three glyphs. Then centre and size of the first and of the small thing.
 
 Shapes: M = rows x columns of tokens, L = kinds of labels.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from pixelis_fast.data.pixelworld.task import Task, WorldObject
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
-from pixelis_fast.data.prepared import BOX, THINGS, UNKNOWN
+from pixelis_fast.data.prepared import BOX, SEEN, THINGS, UNKNOWN
 from pixelis_fast.types import Box
 
 WHOLE: Box = (0, 0, 1000, 1000)
@@ -25,12 +26,16 @@ COVER = dict.fromkeys(SHOWN_KINDS, 0.15) | {"glyph": 0.04}
 """Share of a cell from which on it shows a thing: a glyph only in a crop is as large."""
 SMALL_SHARE = 0.3
 """A cell shows a small thing of which so much lies in it."""
-DOT_SIDE = 15
-"""Thousandths of a view from which on a dot is seen: 3 pixels of 192."""
-MOST_DOTS = 4
-NUM_LABELS = (len(COLORS) + 1, len(SHAPES) + 1, len(SMALL_KINDS) + 1, MOST_DOTS + 1)
+LEAST_SIDE = 15
+"""Thousandths of a view from which on a dot or a glyph is seen: 3 pixels of 192."""
+MOST_DOTS = 6
+GLYPHS = 3
+NUM_LABELS = (
+    *(len(COLORS) + 1, len(SHAPES) + 1, len(SMALL_KINDS) + 1),
+    *(MOST_DOTS + 1, *[len(COLORS) + 1] * GLYPHS, *[len(SHAPES) + 1] * GLYPHS),
+)
 KINDS = len(NUM_LABELS)
-NOTHING = np.array([0] * KINDS + [UNKNOWN] * (THINGS * BOX))
+NOTHING = np.array([0] * SEEN + [UNKNOWN] * (KINDS - SEEN + THINGS * BOX))
 
 
 def cell_labels(task: Task, rows: int, columns: int, *, view: Box = WHOLE) -> np.ndarray:
@@ -48,12 +53,12 @@ def cell_labels(task: Task, rows: int, columns: int, *, view: Box = WHOLE) -> np
             labels[wins, KINDS : KINDS + BOX] = place_of(box)
             covered = np.where(wins, share, covered)
         elif thing.kind in SMALL_KINDS:
-            holds = (share > 0) & (share >= SMALL_SHARE * share.sum())
+            holds = (share > 0) & (share >= min(SMALL_SHARE * share.sum(), share.max()))
             labels[holds, 2] = index_of(thing.kind, SMALL_KINDS)
             labels[holds, KINDS + BOX :] = place_of(box)
-        elif thing.kind == "dot" and min(place_of(box)[2:]) >= DOT_SIDE:
-            row, column = np.unravel_index(share.argmax(), share.shape)
-            labels[row, column, 3] = min(labels[row, column, 3] + 1, MOST_DOTS)
+            if contents := contents_of(thing, task, view):
+                row, column = np.unravel_index(share.argmax(), share.shape)
+                labels[row, column, SEEN:KINDS] = contents
     return labels.reshape(rows * columns, -1)
 
 
@@ -66,6 +71,34 @@ def seen(task: Task, view: Box) -> Iterator[tuple[WorldObject, Box]]:
         x0, y0, x1, y1 = (min(max(value, 0), 1000) for value in within(thing.box, view))
         if x0 < x1 and y0 < y1:
             yield thing, (x0, y0, x1, y1)
+
+
+def contents_of(panel: WorldObject, task: Task, view: Box) -> list[int]:
+    """Its dots' number, its glyphs' colours, their shapes; nothing where they cannot be seen."""
+    inside = [
+        thing
+        for thing in task.objects
+        if thing.kind in ("dot", "glyph") and holds_centre(panel.box, thing.box)
+    ]
+    if not inside or not all(is_clear(thing.box, view) for thing in inside):
+        return []
+    glyphs = [thing for thing in inside if thing.kind == "glyph"]
+    # In a row from the left, in a column from the top.
+    glyphs.sort(key=lambda thing: sum(place_of(thing.box)[:2]))
+    colors = [index_of(thing.color, COLORS) for thing in glyphs]
+    shapes = [index_of(thing.shape, SHAPES) for thing in glyphs]
+    return [len(inside) - len(glyphs), *(colors or [0] * GLYPHS), *(shapes or [0] * GLYPHS)]
+
+
+def holds_centre(box: Box, other: Box) -> bool:
+    x, y, *_ = place_of(other)
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def is_clear(box: Box, view: Box) -> bool:
+    """It lies in the view, and is large enough there."""
+    x0, y0, x1, y1 = within(box, view)
+    return min(x0, y0) >= 0 and max(x1, y1) <= 1000 and min(x1 - x0, y1 - y0) >= LEAST_SIDE
 
 
 def within(box: Box, view: Box) -> Box:

@@ -36,6 +36,8 @@ UNKNOWN = -100
 BOX = 4
 THINGS = 2
 """A token may show a large thing and a small one."""
+SEEN = 3
+"""Kinds of labels that every token has; those behind them tell a panel's contents, at one token."""
 
 
 @dataclass(frozen=True)

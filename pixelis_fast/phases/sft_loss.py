@@ -9,9 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pixelis_fast.answers import answer_rows
 from pixelis_fast.copies import copied_rows
-from pixelis_fast.data.prepared import Example, Prepared, TokenLabels, labels_of
+from pixelis_fast.data.prepared import SEEN, Example, Prepared, TokenLabels, labels_of
 from pixelis_fast.guidance import (
+    AnswerLosses,
     CopyLosses,
     Guidance,
     GuidanceLosses,
@@ -80,7 +82,9 @@ class SftModel(nn.Module):
         self.heads = AuxiliaryHeads(size) if config.aux_weight else None
         self.dense = DenseHead(size, num_labels) if num_labels and config.dense_weight else None
         self.guidance = (
-            Guidance(head_dim=text.head_dim, num_layers=text.num_layers)
+            Guidance(
+                head_dim=text.head_dim, num_layers=text.num_layers, num_contents=num_labels[SEEN:]
+            )
             if config.guide_weight and bank is None
             else None
         )
@@ -120,6 +124,11 @@ class SftModel(nn.Module):
             copies = self.guidance.copies(watched.last, rows, batch.packed.input_ids_N, say)
             total = total + self.config.guide_weight * copies.total()
             metrics |= copy_metrics(copies)
+        shown = answer_rows(trajectories, [e.imitated for e in examples], batch, labels)
+        if self.guidance is not None and shown is not None:
+            answers = self.guidance.answers(watched.first, shown)
+            total = total + self.config.guide_weight * answers.total()
+            metrics |= answer_metrics(answers)
         if self.dense is not None and features is not None and labels is not None:
             dense = self.dense(features.embeds_MD, labels)
             total = total + self.config.dense_weight * dense.total()
@@ -223,6 +232,14 @@ def copy_metrics(losses: CopyLosses) -> dict[str, float]:
         "loss/copied": losses.attention.item(),
         "loss/named": losses.naming.item(),
         "copied_right": losses.on_target,
+    }
+
+
+def answer_metrics(losses: AnswerLosses) -> dict[str, float]:
+    return {
+        "loss/answer attention": losses.attention.item(),
+        "loss/answer contents": losses.contents.item(),
+        "answer_looked_right": losses.on_target,
     }
 
 

@@ -18,13 +18,15 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2)
     whole: int = 5000
     """Tasks with a whole chain to imitate."""
-    grounding: int = 7000
+    grounding: int = 5000
     """Tasks with single calls."""
-    tower_steps: int = 800
+    close: int = 8000
+    """Tasks answered from a crop too; two families of seven have such answers."""
+    tower_steps: int = 2000
     tower_tokens: int = 864
     """Visual tokens per step: 24 pictures of 192 x 192."""
-    grounding_steps: int = 2500
-    chain_steps: int = 2000
+    grounding_steps: int = 2600
+    chain_steps: int = 7500
     sft_tokens: int = 3072
     """Per step."""
     rft_steps: int = 150
@@ -36,6 +38,8 @@ class Budget:
     test: int = 210
     """Questions of the test split: thirty of each family."""
     threads: int = 2
+    processes: int = 2
+    """Of supervised training; each computes with one thread."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -50,6 +54,7 @@ BUDGETS = {
         seeds=(0,),
         whole=12,
         grounding=12,
+        close=12,
         tower_steps=2,
         tower_tokens=72,
         grounding_steps=3,
@@ -62,10 +67,19 @@ BUDGETS = {
         shifts=("noise",),
         test=7,
         threads=1,
+        processes=1,
     ),
     "cpu": CPU,
     "gpu": replace(
-        CPU, whole=20000, grounding=20000, chain_steps=6000, rft_steps=400, test=700, device="cuda"
+        CPU,
+        whole=20000,
+        grounding=20000,
+        close=20000,
+        chain_steps=10000,
+        rft_steps=400,
+        test=700,
+        processes=1,
+        device="cuda",
     ),
 }
 """quick proves that every arm runs; its numbers mean nothing."""

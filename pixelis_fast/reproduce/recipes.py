@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pixelis_fast.agent import AgentConfig
 from pixelis_fast.imitation import RoleWeights
@@ -40,13 +41,12 @@ SCRATCH = "pixelworld-5m"
 def tower_config(data: Path, out: Path, budget: Budget, *, seed: int) -> SftConfig:
     """From scratch, on what the tokens of pictures and crops show."""
     return SftConfig(
-        data=(str(data / "grounding"), str(data / "whole")),
+        data=(str(data / "grounding"), str(data / "close")),
         out=str(out),
         optimizer=schedule(1.2e-3, budget.tower_steps),
         batch_tokens=budget.tower_tokens,
         tower_only=True,
-        device=budget.device,
-        threads=budget.threads,
+        **shared(budget),
         seed=seed,
     )
 
@@ -54,18 +54,17 @@ def tower_config(data: Path, out: Path, budget: Budget, *, seed: int) -> SftConf
 def grounding_config(
     data: Path, policy: str, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On single calls."""
+    """On single calls, and on answers that a crop shows."""
     return SftConfig(
         tower_rate=1.0 if policy == SCRATCH else 0.2,
-        data=(str(data / "grounding"),),
+        data=(str(data / "grounding"), str(data / "close")),
         out=str(out),
         policy=policy,
         optimizer=schedule(1.2e-3, budget.grounding_steps),
         loss=loss,
         curriculum=Curriculum(1.0, 1.0),
         batch_tokens=budget.sft_tokens,
-        device=budget.device,
-        threads=budget.threads,
+        **shared(budget),
         seed=seed,
     )
 
@@ -73,18 +72,17 @@ def grounding_config(
 def chains_config(
     data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On whole chains, with single calls among them."""
+    """On whole chains, with those of the stage before among them."""
     return SftConfig(
         tower_rate=0.5,
-        data=(str(data / "whole"), str(data / "grounding")),
+        data=(str(data / "whole"), str(data / "grounding"), str(data / "close")),
         out=str(out),
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         loss=loss,
         curriculum=Curriculum(hardest_from=0.2),
         batch_tokens=budget.sft_tokens,
-        device=budget.device,
-        threads=budget.threads,
+        **shared(budget),
         seed=seed,
     )
 
@@ -98,8 +96,7 @@ def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: 
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         batch_tokens=budget.sft_tokens,
-        device=budget.device,
-        threads=budget.threads,
+        **shared(budget),
         seed=seed,
     )
 
@@ -131,6 +128,12 @@ def ttrl_config(out: Path, budget: Budget, *, seed: int, without: str = "") -> T
         ),
     }
     return changes[without]
+
+
+def shared(budget: Budget) -> dict[str, Any]:
+    """What every supervised run computes on."""
+    threads = max(budget.threads // budget.processes, 1)
+    return {"device": budget.device, "processes": budget.processes, "threads": threads}
 
 
 def schedule(rate: float, steps: int) -> OptimizerConfig:

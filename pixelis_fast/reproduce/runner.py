@@ -199,7 +199,7 @@ class Reproduction:
 
     def _tower(self, seed: int) -> Path:
         self._prepare("grounding")
-        self._prepare("whole")
+        self._prepare("close")
         out = self._folder(seed, "tower")
         config = tower_config(self._data, out, self.budget, seed=seed)
         return once(out, lambda: sft.main(config))
@@ -207,6 +207,7 @@ class Reproduction:
     def _grounded(self, seed: int, *, plain: bool = False) -> Path:
         """Without heads there is nothing to teach a tower of its own: it starts with the rest."""
         self._prepare("grounding")
+        self._prepare("close")
         loss = UNIFORM if plain else LossConfig()
         start = SCRATCH if plain else str(self._tower(seed))
         out = self._folder(seed, "grounding, uniform" if plain else "grounding")
@@ -234,6 +235,7 @@ class Reproduction:
             "whole": replace(none, whole=self.budget.whole),
             "grounding": replace(none, grounding=self.budget.grounding),
             "direct": replace(none, direct=self.budget.whole),
+            "close": replace(none, close=self.budget.close),
         }[kind]
         folder, world = self._data / kind, PixelWorldConfig(seed=WORLD_SEED)
         once(folder, lambda: prepare(folder, config, world))

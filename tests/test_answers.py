@@ -1,0 +1,123 @@
+"""Answers that a crop shows: which token shows them, and a head that learns to look there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pixelis_fast.answers import answer_rows
+from pixelis_fast.data.pixelworld.config import PixelWorldConfig
+from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepared import SEEN, UNKNOWN, Prepared, labels_of
+from pixelis_fast.guidance import Guidance, WatchedAttention
+from pixelis_fast.phases.sft_loss import LossConfig, SftModel
+from pixelis_fast.policy.config import PRESETS
+from pixelis_fast.policy.limits import PatchShape
+from pixelis_fast.policy.tokenizer import Tokenizer
+from pixelis_fast.policy.weights import random_policy
+from pixelis_fast.training_batch import training_batch
+from pixelis_fast.types import TokenRole
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Prepared:
+    folder = tmp_path_factory.mktemp("close")
+    world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0, "read": 1.0})
+    prepare(folder, PrepareConfig(whole=8, grounding=0, close=4), world)
+    return Prepared([folder], PatchShape())
+
+
+@pytest.fixture
+def policy():
+    special = Tokenizer.pixelworld().special
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    ids = {name: getattr(special, name) for name in names}
+    return random_policy(PRESETS["unit"].with_special_ids(**ids))
+
+
+def found_in(examples, policy, data):
+    trajectories = [example.trajectory for example in examples]
+    batch = training_batch(policy, trajectories, data.patches)
+    labels = labels_of(data, batch.media_ids, len(data.header["num_labels"]), 2)
+    marks = [example.imitated for example in examples]
+    return batch, answer_rows(trajectories, marks, batch, labels)
+
+
+def test_rows_of_an_answer_want_the_token_that_shows_its_panel(policy, data):
+    close = [example for example in data.examples if not example.is_whole]
+    batch, rows = found_in(close, policy, data)
+    assert rows is not None
+    for row, start, wanted, contents in zip(
+        rows.rows_G.tolist(),
+        rows.starts_G.tolist(),
+        rows.wanted_G.tolist(),
+        rows.contents_GC,
+        strict=True,
+    ):
+        assert start <= wanted < row
+        assert wanted in batch.visual_index_M.tolist()
+        assert (contents >= 0).all()
+    said = Tokenizer.pixelworld().decode(batch.targets_N[rows.rows_G].tolist())
+    assert said == "".join(
+        example.trajectory.answer for example in close if shows_one(example, data)
+    )
+
+
+def shows_one(example, data) -> bool:
+    labels = data.pictures[example.trajectory.spans[-1].media_id].labels
+    return sum(row[SEEN] != UNKNOWN for row in labels) == 1
+
+
+def test_what_is_copied_is_not_looked_for_in_a_picture(policy, data):
+    read = [e for e in data.examples if e.task == "read"]
+    assert read
+    assert found_in(read, policy, data)[1] is None
+
+
+def test_an_answer_that_is_not_imitated_has_no_row(policy, data):
+    close = [replace(e, imitated=(False,)) for e in data.examples if not e.is_whole]
+    assert found_in(close, policy, data)[1] is None
+
+
+def test_a_chain_looks_at_its_last_crop(policy, data):
+    chains = [e for e in data.examples if e.task == "spatial" and e.is_whole]
+    batch, rows = found_in(chains, policy, data)
+    assert rows is not None
+    starts = [0, *torch.tensor(batch.lengths).cumsum(0).tolist()]
+    for wanted, start in zip(rows.wanted_G.tolist(), rows.starts_G.tolist(), strict=True):
+        trajectory = chains[starts.index(start)].trajectory
+        last = trajectory.spans[-1]
+        assert 0 <= wanted - start - last.start < last.num_tokens
+        assert trajectory.roles[last.start] is TokenRole.OBSERVATION
+
+
+def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data):
+    close = [example for example in data.examples if not example.is_whole][:3]
+    batch, rows = found_in(close, policy, data)
+    num_contents = data.header["num_labels"][SEEN:]
+    text = policy.config.text
+    guidance = Guidance(head_dim=text.head_dim, num_layers=4, num_contents=num_contents)
+    moved = [*policy.parameters(), *guidance.parameters()]
+    optimizer = torch.optim.Adam([p.requires_grad_() for p in moved], lr=3e-3)
+    found = []
+    for _ in range(60):
+        watched = WatchedAttention(guidance.layers)
+        batch.hidden_behind(policy, batch.encode(policy), watch=watched.wrap)
+        found.append(guidance.answers(watched.first, rows))
+        optimizer.zero_grad()
+        found[-1].total().backward()
+        optimizer.step()
+    assert found[-1].on_target == 1.0
+    assert found[-1].attention.item() < 0.2 < found[0].attention.item()
+    assert found[-1].contents.item() < 0.2 * found[0].contents.item()
+
+
+def test_the_log_says_how_answers_are_looked_for(policy, data):
+    model = SftModel(policy, LossConfig(), num_labels=data.header["num_labels"])
+    close = [example for example in data.examples if not example.is_whole]
+    metrics = model.loss(close, data).metrics
+    assert {"loss/answer attention", "loss/answer contents", "answer_looked_right"} <= set(metrics)
+    without = SftModel(policy, LossConfig(guide_weight=0.0), num_labels=data.header["num_labels"])
+    assert "loss/answer contents" not in without.loss(close, data).metrics
