@@ -42,7 +42,13 @@ from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.media import save_media
 from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
 from pixelis_fast.data.pixelworld.world import PixelWorld
-from pixelis_fast.data.prepared import Example, PreparedWriter
+from pixelis_fast.data.prepared import (
+    EXAMPLES,
+    Example,
+    PreparedWriter,
+    example_from_json,
+    whole_lines,
+)
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
@@ -52,6 +58,9 @@ from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajec
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
+CLOSE = "-close-"
+"""In the ids of samples whose picture is a crop."""
+SINGLE_KINDS = ("grounding", "close", "direct")
 GRID = 50
 """Coordinates are rounded to fifties. A digit that a policy cannot tell is noise to imitate: with
 tens, nll of the hundreds' digit came down and the next one stayed at chance."""
@@ -150,7 +159,7 @@ class Preparer:
             call = rounded(shaken(last, rng))
             looked = self.tools.run(call, Workspace((media,)))
             [(crop, view)] = crops_of(looked)
-            sample = replace(self.sample(task, crop), id=f"{task.id}-close-{number}")
+            sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
             trajectory = self.builder.build(sample, [], answer=task.answer)
             yield Example(trajectory, (True,), task.family, task.difficulty), view
 
@@ -300,17 +309,16 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
     """Fills the folder; goes on behind what is there. counts.json says how many of each family."""
     torch.set_num_threads(1)
     preparer = Preparer(config)
-    counts: Counter[str] = Counter()
     generator = PixelWorld(replace(world, seed=config.seed))
     patch = preparer.opened.limits.image.patch
     with PreparedWriter(folder, header=header_of(config), patch=patch) as out:
         done = out.last_number + 1
         for number in track(range(done, config.num_tasks), "preparing"):
-            task = generator.task(config.split, number)
-            counts += add_task(out, preparer, task, number)
+            add_task(out, preparer, generator.task(config.split, number), number)
             if number % 50 == 0:
                 out.flush()
-    write_counts(folder / COUNTS, counts)
+    counts = dict(sorted(counts_of(folder, config).items()))
+    (folder / COUNTS).write_text(json.dumps(counts, indent=1))
     return folder
 
 
@@ -322,40 +330,43 @@ def header_of(config: PrepareConfig) -> dict[str, Any]:
     return found | {"kinds": kinds, "num_labels": list(NUM_LABELS)}
 
 
-def write_counts(path: Path, counts: Counter[str]) -> None:
-    """Added to those of the run that this one went on with."""
-    before = Counter(json.loads(path.read_text())) if path.is_file() else Counter[str]()
-    path.write_text(json.dumps(dict(sorted((before + counts).items())), indent=1))
+def counts_of(folder: Path, config: PrepareConfig) -> Counter[str]:
+    """Whole chains by family, those whose tools did not show the answer, and the other kinds; read
+    off the folder, so that a run in several goes counts them all."""
+    counts: Counter[str] = Counter()
+    for example in map(example_from_json, whole_lines(folder / EXAMPLES)):
+        counts[example.task if example.is_whole else single_kind(example)] += 1
+    numbers = sum(count for name, count in counts.items() if name not in SINGLE_KINDS)
+    return counts + Counter({"not evident": config.whole - numbers})
 
 
-def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -> Counter[str]:
-    config, counts = preparer.config, Counter[str]()
+def single_kind(example: Example) -> str:
+    if example.trajectory.answer is None:
+        return "grounding"
+    return "close" if CLOSE in example.trajectory.sample.id else "direct"
+
+
+def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -> None:
+    config, load = preparer.config, preparer.views.patches
     media = stored(preparer.tools, task)
     labels = preparer.labels(task, media)
     known = {} if labels is None else {media.id: labels}
-    if number < config.whole:
-        example = preparer.whole(task, media)
-        counts[task.family if example is not None else f"{task.family}, not evident"] += 1
-        if example is not None:
-            crops = preparer.crop_labels(task, example.trajectory)
-            out.add(example, preparer.views.patches, labels=known | crops, number=number)
+    whole = preparer.whole(task, media) if number < config.whole else None
+    if whole is not None:
+        crops = preparer.crop_labels(task, whole.trajectory)
+        out.add(whole, load, labels=known | crops, number=number)
     if number < config.grounding:
         for example in preparer.grounding(task, media):
-            counts["grounding"] += 1
-            out.add(example, preparer.views.patches, labels=known, number=number)
+            out.add(example, load, labels=known, number=number)
     if number < config.direct:
-        counts["direct"] += 1
-        direct = preparer.direct(task, media)
-        out.add(direct, preparer.views.patches, labels=known, number=number)
+        out.add(preparer.direct(task, media), load, labels=known, number=number)
     if number < config.close:
         for example, view in preparer.close(task, media):
-            counts["close"] += 1
             [crop] = example.trajectory.sample.media
             seen = preparer.labels(task, crop, view=view)
             shown = {} if seen is None else {crop.id: seen}
-            out.add(example, preparer.views.patches, labels=shown, number=number)
+            out.add(example, load, labels=shown, number=number)
     preparer.tools.store.forget(media.id)
-    return counts
 
 
 def stored(tools: ToolBox, task: Task) -> Media:

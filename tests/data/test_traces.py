@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -224,6 +225,12 @@ def test_pixelworld_is_prepared_and_goes_on_where_it_stopped(tmp_path):
     prepare(tmp_path / "twice", config, PLAIN)
     once, twice = (Prepared([tmp_path / name], PatchShape()) for name in ("once", "twice"))
     assert [e.trajectory.ids for e in once.examples] == [e.trajectory.ids for e in twice.examples]
+    counts = [
+        json.loads((tmp_path / name / "counts.json").read_text()) for name in ("once", "twice")
+    ]
+    assert counts[0] == counts[1]
+    assert sum(counts[0].values()) - counts[0]["grounding"] == 4
+    assert counts[0]["grounding"] == sum(not e.is_whole for e in once.examples)
     assert any(e.is_whole for e in once.examples)
     assert sum(not e.is_whole for e in once.examples) >= 4
 
