@@ -160,24 +160,29 @@ class SftRun:
     def train(self) -> Path:
         """The folder of the trained checkpoint, or of the adapter."""
         self.resume()
-        total = self.config.optimizer.total_steps
+        total, start = self.config.optimizer.total_steps, self.optimizer.num_steps
         rows: list[dict[str, float]] = []
-        bar = step_bar("sft", total, start=self.optimizer.num_steps, shown=self.crew.leads)
-        with bar as advance:
+        with step_bar("sft", total, start=start, shown=self.crew.leads) as advance:
             while self.optimizer.num_steps < total:
                 rows.append(self.step())
-                number = self.optimizer.num_steps
                 advance(f"loss {rows[-1]['loss/total']:.3f}")
-                if number % self.config.log_every == 0:
-                    self.log("train", mean_metrics(rows))
-                    rows.clear()
-                if not self.crew.leads:
-                    continue
-                if number % self.config.validate_every == 0 or number == total:
-                    self.validate()
-                if number % self.config.save_every == 0 or number == total:
-                    self.save()
+                self._keep(rows)
         return trained_folder(self.config)
+
+    def _keep(self, rows: list[dict[str, float]]) -> None:
+        """Logs, validates and saves what is due after a step; one process does it for all."""
+        if not self.crew.leads:
+            rows.clear()
+            return
+        number, config = self.optimizer.num_steps, self.config
+        is_last = number == config.optimizer.total_steps
+        if number % config.log_every == 0:
+            self.log("train", mean_metrics(rows))
+            rows.clear()
+        if number % config.validate_every == 0 or is_last:
+            self.validate()
+        if number % config.save_every == 0 or is_last:
+            self.save()
 
     def step(self) -> dict[str, float]:
         """One batch: forward, backward, one step of the masters."""
@@ -213,8 +218,6 @@ class SftRun:
         self.log("validation", mean_metrics(rows))
 
     def log(self, kind: str, metrics: dict[str, float]) -> None:
-        if not self.crew.leads:
-            return
         row = {"step": self.optimizer.num_steps, "kind": kind} | metrics
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(row) + "\n")

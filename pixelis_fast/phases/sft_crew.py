@@ -7,8 +7,10 @@ stay equal without being told.
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,16 +67,30 @@ def flat_gradient(parameter: nn.Parameter) -> Tensor:
 def run_crew(size: int, work: Callable[[Crew], object]) -> None:
     """`work` in `size` new processes; the first error ends all and is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (size, Path(folder) / "store", work)
-        processes.spawn(member, args=arguments, nprocs=size)
+        error = Path(folder) / "error"
+        try:
+            processes.spawn(member, args=(size, Path(folder), work), nprocs=size)
+        except processes.ProcessRaisedException:
+            if not error.is_file():
+                raise
+            raise pickle.loads(error.read_bytes()) from None
 
 
-def member(rank: int, size: int, store: Path, work: Callable[[Crew], object]) -> None:
+def member(rank: int, size: int, folder: Path, work: Callable[[Crew], object]) -> None:
     """The body of one process."""
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(str(store), size), rank=rank, world_size=size
-    )
+    store = dist.FileStore(str(folder / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     try:
         work(Crew(rank, size))
+    except Exception as error:
+        # Before the others see that this one is gone, and fail for that.
+        note(error, folder)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def note(error: Exception, folder: Path) -> None:
+    """The first error of all, for the process that waits for them."""
+    with suppress(FileExistsError), (folder / "error").open("xb") as file:
+        pickle.dump(error, file)

@@ -138,7 +138,7 @@ def refused(crew: Crew) -> None:
 
 
 def test_an_error_in_one_process_ends_all_and_says_what_it_was():
-    with pytest.raises(Exception, match="weights: expected some, got none"):
+    with pytest.raises(ValueError, match="weights: expected some, got none"):
         run_crew(2, refused)
 
 
