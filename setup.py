@@ -57,18 +57,19 @@ def mapped_packages(folder: str) -> dict[str, str]:
 
 
 AGENT = find_packages(include=["pixelis_fast", "pixelis_fast.*"])
-DATA = "pixelis_fast.policy.embedded"  # the tokenizer: files only, no module
+# Files only, no modules: the tokenizer, and the trained policy.
+DATA = ["pixelis_fast.policy.embedded", "pixelis_fast.policy.pixelworld_5m"]
 MAPPED = mapped_packages("kernels") | mapped_packages("tools_trt")
 
 setup(
-    packages=[*AGENT, DATA, *MAPPED],
+    packages=[*AGENT, *DATA, *MAPPED],
     package_dir=MAPPED,
     package_data={
         "pixelis_fast": ["py.typed"],
         "pixelis_fast.kernels": ["_cpu.pyi"],
         "pixelis_fast.serve": ["viewer/*"],
         "pixelis_fast.tools_trt.micro": ["*.safetensors", "*.json"],
-        DATA: ["*"],
+        **{name: ["*"] for name in DATA},
     },
     ext_modules=[Extension("pixelis_fast.kernels._cpu", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

@@ -33,6 +33,8 @@ from pixelis_fast.tools import ToolBox, ToolConfig, open_tools
 from pixelis_fast.types import Sample
 from pixelis_fast.views import Views
 
+TRAINED_PRESETS = {"pixelworld-5m": Path(__file__).parent / "policy" / "pixelworld_5m"}
+"""Presets whose weights ship, and where they lie; HOW.md beside them says how they were made."""
 SHORT_PROMPT_PRESETS = frozenset({"pixelworld-5m"})
 MEASURING_PRESETS = frozenset({"unit", "bench-36m"})
 """Presets that nobody trained: they exist to be measured."""
@@ -203,9 +205,10 @@ def assemble(
 def open_policy(config: AgentConfig) -> OpenPolicy:
     """A checkpoint folder with its own tokenizer, or a preset with the embedded one."""
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
-    if config.policy in PRESETS:
+    is_shipped = config.policy in TRAINED_PRESETS and not config.has_random_weights
+    if config.policy in PRESETS and not is_shipped:
         return random_preset(config, device=device, dtype=dtype)
-    folder = Path(config.policy)
+    folder = TRAINED_PRESETS[config.policy] if is_shipped else Path(config.policy)
     if not folder.is_dir():
         raise ValueError(
             f"policy: expected a checkpoint folder or one of {sorted(PRESETS)}, got {config.policy}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pixelis_fast.agent import TRAINED_PRESETS
 from pixelis_fast.kernels import _cpu
 from pixelis_fast.policy.attention import flash_varlen
 from pixelis_fast.policy.config import PRESETS
@@ -85,8 +86,11 @@ def _weights(tools: ToolConfig) -> Iterator[Finding]:
     for path in shipped_weights():
         yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
     yield _sam2_weights(tools.sam2)
-    presets = ", ".join(PRESETS)
-    yield Finding("weights", "policy", f"none shipped; random weights for {presets}", good=False)
+    for name, folder in TRAINED_PRESETS.items():
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        yield Finding("weights", f"policy {name}", f"{size / 1e6:.1f} MB")
+    random = ", ".join(name for name in PRESETS if name not in TRAINED_PRESETS)
+    yield Finding("weights", "policy", f"random ones only for {random}", good=False)
 
 
 def _sam2_weights(given: str | None) -> Finding:

@@ -17,8 +17,12 @@ from pixelis_fast.tools import ToolConfig
 def agent_config(
     *,
     policy: Annotated[
-        str, typer.Option(help="A checkpoint folder, or a preset such as bench-36m, qwen3-vl-8b.")
-    ] = "bench-36m",
+        str,
+        typer.Option(
+            help="A checkpoint folder, or a preset: pixelworld-5m is trained, on PixelWorld; "
+            "bench-36m and others have random weights."
+        ),
+    ] = "pixelworld-5m",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Give a preset random weights.")
     ] = False,

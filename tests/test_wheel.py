@@ -50,6 +50,7 @@ def test_a_wheel_installs_pixelis_fast_and_nothing_else(tree, tmp_path):
     sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "kernels").rglob("*.py")}
     assert {f"pixelis_fast/{source}" for source in sources} <= set(names)
     assert "pixelis_fast/serve/viewer/index.html" in names
+    assert "pixelis_fast/policy/pixelworld_5m/model.safetensors" in names
     imported = "from pixelis_fast.kernels import _cpu; print(_cpu.__file__, _cpu.simd_level())"
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
