@@ -22,8 +22,8 @@ from pixelis_fast.data.prepared import SEEN, TokenLabels
 from pixelis_fast.training_batch import TrainingBatch
 from pixelis_fast.types import TokenRole, Trajectory
 
-OPENING = 2
-"""Tokens before an answer's text: "<answer" and ">"."""
+OPENING = 1
+"""Tokens before an answer's text: "<answer". Its ">" may be one token with the first word."""
 
 
 @dataclass(frozen=True)

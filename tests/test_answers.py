@@ -60,9 +60,8 @@ def test_rows_of_an_answer_want_the_token_that_shows_its_panel(policy, data):
         assert wanted in batch.visual_index_M.tolist()
         assert (contents >= 0).all()
     said = Tokenizer.pixelworld().decode(batch.targets_N[rows.rows_G].tolist())
-    assert said == "".join(
-        example.trajectory.answer for example in close if shows_one(example, data)
-    )
+    shown = [example.trajectory.answer for example in close if shows_one(example, data)]
+    assert said == "".join(f">{answer}" for answer in shown)
 
 
 def shows_one(example, data) -> bool:
