@@ -30,7 +30,9 @@ class CopiedRows:
     starts_G: Tensor
     """First row each may see."""
     wanted_G: Tensor
-    """Row of the token that it copies."""
+    """Row of the token that it copies; for the end of an answer, of the one behind its source."""
+    copies_G: Tensor
+    """False at the end of an answer: what stands behind the source is looked at and not said."""
     said_S: Tensor
     """Rows of all that the tools said before a copy."""
 
@@ -45,13 +47,14 @@ def copied_rows(
     found, said, start = [], [], 0
     for trajectory, marks in zip(trajectories, imitated, strict=True):
         pairs = list(copied_tokens(trajectory)) if marks[-1] else []
-        found += [(start + token - 1, start, start + source) for token, source in pairs]
+        found += [(start + token - 1, start, start + source, True) for token, source in pairs]
+        found += [(start + t, start, start + source + 1, False) for t, source in pairs[-1:]]
         said += [start + token for token in said_tokens(trajectory)] if pairs else []
         start += len(trajectory.ids)
     if not found:
         return None
-    rows_G, starts_G, wanted_G = torch.tensor(found).unbind(1)
-    return CopiedRows(rows_G, starts_G, wanted_G, torch.tensor(said))
+    rows_G, starts_G, wanted_G, copies_G = torch.tensor(found).unbind(1)
+    return CopiedRows(rows_G, starts_G, wanted_G, copies_G.bool(), torch.tensor(said))
 
 
 def said_tokens(trajectory: Trajectory) -> Iterator[int]:

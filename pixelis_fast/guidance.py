@@ -13,7 +13,8 @@ head is trained on the token that shows it, whose value must tell its contents (
 Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
-copied token, B = visual tokens that show a thing, T = things that one of them may show.
+copied token, C = those of a copied token, B = visual tokens that show a thing, T = things that one
+of them may show.
 """
 
 from __future__ import annotations
@@ -237,7 +238,8 @@ def naming_loss(
 ) -> Tensor:
     """Where a head looks is not enough: its values must still know the tokens, through a stream
     much louder than the embeddings, and what it writes must say them."""
-    brought = cross_entropy(say(seen.mixed_NF[rows.rows_G]), ids_N[rows.wanted_G])
+    rows_C, wanted_C = rows.rows_G[rows.copies_G], rows.wanted_G[rows.copies_G]
+    brought = cross_entropy(say(seen.mixed_NF[rows_C]), ids_N[wanted_C])
     offered = cross_entropy(say(seen.values_NF[rows.said_S]), ids_N[rows.said_S])
     return (brought + offered) / 2
 

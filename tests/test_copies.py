@@ -66,9 +66,11 @@ def test_rows_are_those_before_the_tokens_of_imitated_answers():
     wrong = trajectory([5, 6], [5, 6], text="K4", answer="K4")
     rows = copied_rows([wrong, made], [(True, False), (True, True)])
     start = len(wrong.ids)
-    assert rows.rows_G.tolist() == [start + 6, start + 7]
-    assert rows.starts_G.tolist() == [start, start]
-    assert rows.wanted_G.tolist() == [start + 4, start + 5]
+    # The last one predicts the answer's end, and looks behind the source.
+    assert rows.rows_G.tolist() == [start + 6, start + 7, start + 8]
+    assert rows.starts_G.tolist() == [start] * 3
+    assert rows.wanted_G.tolist() == [start + 4, start + 5, start + 6]
+    assert rows.copies_G.tolist() == [True, True, False]
     assert rows.said_S.tolist() == [start + 4, start + 5]
     assert copied_rows([wrong], [(True, False)]) is None
 
@@ -84,7 +86,8 @@ def test_a_guided_head_learns_to_look_at_what_is_copied_and_to_say_it():
     guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)
     batch = PackedBatch(torch.arange(24) + 5, torch.arange(12).repeat(3, 2), [12, 12])
     wanted = torch.tensor([3, 4, 14])
-    rows = CopiedRows(torch.tensor([9, 10, 22]), torch.tensor([0, 0, 12]), wanted, wanted)
+    starts, copies = torch.tensor([0, 0, 12]), torch.ones(3, dtype=torch.bool)
+    rows = CopiedRows(torch.tensor([9, 10, 22]), starts, wanted, copies, wanted)
     optimizer = torch.optim.Adam([p.requires_grad_() for p in policy.parameters()], lr=3e-3)
     found = []
     for _ in range(40):
