@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rapidfuzz.distance import Levenshtein
 
 from pixelis_fast.tools_trt.ocr.easyocr_components import word_boxes
 from pixelis_fast.tools_trt.ocr.easyocr_config import ComponentConfig, EasyOcrConfig, LineConfig
@@ -37,6 +38,8 @@ easyocr_models = pytest.importorskip(
 )
 
 BOX_PX = 1.0
+MAP_PX = 2.0
+"""One pixel of the map that words are found in: what another rounding may move a corner by."""
 SCORE = 1e-3
 MIN_PICTURES = 40
 MIN_LINES = 150
@@ -135,9 +138,25 @@ def test_equals_easyocr(name):
 
 @pytest.mark.skipif(not has_bfloat16(), reason="OpenVINO computes in bf16 on no unit of this CPU")
 @pytest.mark.parametrize("name", PICTURES)
-def test_equals_easyocr_in_mixed_precision(name):
+def test_reads_as_easyocr_in_mixed_precision(name):
     assert engine("bf16").name.startswith("openvino-bf16:")
-    assert_equals_oracle(engine("bf16"), name)
+    found = read_at_once(engine("bf16"), PICTURES[name])
+    assert len(found) == len(expected(name))
+    assert wrong_letters(found, name) <= 1
+    for line, (_, corners, _) in zip(found, expected(name), strict=True):
+        assert np.abs(line.quad_42 - corners).max() <= MAP_PX
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="OpenVINO computes in bf16 on no unit of this CPU")
+def test_hardly_a_letter_differs_in_mixed_precision():
+    """Units round differently: none of all letters on AMX, one ("Market_") on AVX-512 BF16."""
+    found = {name: read_at_once(engine("bf16"), picture) for name, picture in PICTURES.items()}
+    assert sum(wrong_letters(lines, name) for name, lines in found.items()) <= 2
+
+
+def wrong_letters(found, name):
+    pairs = zip(found, expected(name), strict=True)
+    return sum(Levenshtein.distance(line.text, text) for line, (text, _, _) in pairs)
 
 
 def test_there_is_enough_to_read():
