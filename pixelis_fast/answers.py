@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pixelis_fast.copies import CLOSING, copied_tokens
-from pixelis_fast.data.prepared import SEEN, TokenLabels
+from pixelis_fast.data.prepared import SEEN, Example, TokenLabels
 from pixelis_fast.training_batch import TrainingBatch
 from pixelis_fast.types import TokenRole, Trajectory
 
@@ -40,12 +40,13 @@ class AnswerRows:
 
 
 def answer_rows(
-    trajectories: Sequence[Trajectory],
-    imitated: Sequence[Sequence[bool]],
+    examples: Sequence[Example],
     batch: TrainingBatch,
     labels: TokenLabels | None,
+    words: Sequence[str],
 ) -> AnswerRows | None:
-    """Of all imitated answers of a batch; None where none is shown by a picture.
+    """Of all imitated answers of a batch that are no copies (`words`: copies.words_of); None where
+    none is shown by a picture.
 
     A picture with two such panels is left out: which is meant is not known here.
     """
@@ -59,9 +60,9 @@ def answer_rows(
     starts = [0, *accumulate(batch.lengths)]
     found = [
         (row, start, wanted)
-        for trajectory, marks, start in zip(trajectories, imitated, starts, strict=False)
-        if marks[-1]
-        for row, wanted in shown_tokens(trajectory, start, shown)
+        for example, start in zip(examples, starts, strict=False)
+        if example.imitated[-1] and not any(copied_tokens(example, words))
+        for row, wanted in shown_tokens(example.trajectory, start, shown)
     ]
     if not found:
         return None
@@ -74,7 +75,7 @@ def shown_tokens(
     trajectory: Trajectory, start: int, shown: dict[int, Tensor]
 ) -> Iterator[tuple[int, int]]:
     """(row that predicts a token of the answer, row that shows it)."""
-    if trajectory.answer is None or not trajectory.spans or any(copied_tokens(trajectory)):
+    if trajectory.answer is None or not trajectory.spans:
         return
     last = trajectory.spans[-1]
     first = start + last.start

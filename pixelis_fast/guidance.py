@@ -8,8 +8,8 @@ them. `pixelis train sft --guide 0` trains without; compare pointed_right and nl
 At every row that predicts an argument, the first head's attention is trained on the target's visual
 token (cross entropy over all it may see), and a linear layer reads the call's region off what it
 brings; another reads boxes off the values of the tokens that show something. The last head's is
-trained on the token that an answer copies (copies.py). Where a crop shows the answer, the first
-head is trained on the token that shows it, whose value must tell its contents (answers.py).
+trained on the token that an answer or a time copies (copies.py). Where a crop shows the answer, the
+first head is trained on the token that shows it, whose value must tell its contents (answers.py).
 Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
@@ -238,8 +238,9 @@ def naming_loss(
 ) -> Tensor:
     """Where a head looks is not enough: its values must still know the tokens, through a stream
     much louder than the embeddings, and what it writes must say them."""
-    rows_C, wanted_C = rows.rows_G[rows.copies_G], rows.wanted_G[rows.copies_G]
-    brought = cross_entropy(say(seen.mixed_NF[rows_C]), ids_N[wanted_C])
+    rows_C = rows.rows_G[rows.copies_G]
+    # What comes next, not what stands there: a word's mark before it may be another (copies.py).
+    brought = cross_entropy(say(seen.mixed_NF[rows_C]), ids_N[rows_C + 1])
     offered = cross_entropy(say(seen.values_NF[rows.said_S]), ids_N[rows.said_S])
     return (brought + offered) / 2
 

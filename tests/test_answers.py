@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pixelis_fast.answers import answer_rows
+from pixelis_fast.copies import words_of
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
 from pixelis_fast.data.prepared import SEEN, UNKNOWN, Prepared, labels_of
@@ -19,6 +20,9 @@ from pixelis_fast.policy.tokenizer import Tokenizer
 from pixelis_fast.policy.weights import random_policy
 from pixelis_fast.training_batch import training_batch
 from pixelis_fast.types import TokenRole
+
+UNGUIDED = LossConfig(guide_weight=0.0)
+WORDS = words_of(Tokenizer.pixelworld())
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,7 @@ def found_in(examples, policy, data):
     trajectories = [example.trajectory for example in examples]
     batch = training_batch(policy, trajectories, data.patches)
     labels = labels_of(data, batch.media_ids, len(data.header["num_labels"]), 2)
-    marks = [example.imitated for example in examples]
-    return batch, answer_rows(trajectories, marks, batch, labels)
+    return batch, answer_rows(examples, batch, labels, WORDS)
 
 
 def test_rows_of_an_answer_want_the_token_that_shows_its_panel(policy, data):
@@ -114,9 +117,9 @@ def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data
 
 
 def test_the_log_says_how_answers_are_looked_for(policy, data):
-    model = SftModel(policy, LossConfig(), num_labels=data.header["num_labels"])
+    model = SftModel(policy, LossConfig(), WORDS, num_labels=data.header["num_labels"])
     close = [example for example in data.examples if not example.is_whole]
     metrics = model.loss(close, data).metrics
     assert {"loss/answer attention", "loss/answer contents", "answer_looked_right"} <= set(metrics)
-    without = SftModel(policy, LossConfig(guide_weight=0.0), num_labels=data.header["num_labels"])
+    without = SftModel(policy, UNGUIDED, WORDS, num_labels=data.header["num_labels"])
     assert "loss/answer contents" not in without.loss(close, data).metrics

@@ -58,6 +58,7 @@ from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajec
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
+TIMES = ("time", "start", "end")
 CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
 SINGLE_KINDS = ("grounding", "close", "direct")
@@ -249,13 +250,13 @@ def shaken(call: ToolCall, rng: np.random.Generator) -> ToolCall:
 
 
 def timed(call: ToolCall, seconds: Sequence[float]) -> ToolCall:
-    """No time lies behind the last that the prompt prints: an end is copied, not guessed."""
-    last = round(max(seconds, default=math.inf), 1)
-    times = {
-        name: min(value, last)
-        for name, value in call.arguments.items()
-        if name in ("time", "start", "end")
-    }
+    """No time lies behind the last that the prompt prints: an end is copied, not guessed; and so is
+    the moment at which something is seen. Where a ball starts is not moved away from its box."""
+    printed = [round(second, 1) for second in seconds]
+    last = max(printed, default=math.inf)
+    times = {name: min(call.arguments[name], last) for name in TIMES if name in call.arguments}
+    if call.operation == "localize" and "time" in times:
+        times["time"] = min(printed, key=lambda second: abs(second - times["time"]))
     return ToolCall(call.operation, {**call.arguments, **times})
 
 

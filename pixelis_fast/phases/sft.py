@@ -25,6 +25,7 @@ import typer
 
 from pixelis_fast.agent import DTYPES, AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.checkpoint_folder import save_folder
+from pixelis_fast.copies import words_of
 from pixelis_fast.data.prepared import Example, Prepared
 from pixelis_fast.optimizer import MasterAdamW, OptimizerConfig
 from pixelis_fast.phases.sft_crew import Crew, run_crew
@@ -140,7 +141,11 @@ class SftRun:
         num_labels = self.data.header.get("num_labels", [])
         self.bank = adapter_bank(config, self.opened)
         self.model = SftModel(
-            self.opened.policy, config.loss, num_labels=num_labels, bank=self.bank
+            self.opened.policy,
+            config.loss,
+            words_of(self.opened.tokenizer),
+            num_labels=num_labels,
+            bank=self.bank,
         )
         self.parameters = list(self.model.trained())
         self.optimizer = MasterAdamW(

@@ -57,7 +57,8 @@ class SftModel(nn.Module):
     """The policy and its training-only heads.
 
     Example:
-        loss = SftModel(policy, LossConfig(), num_labels=(7, 6)).loss(examples, data)
+        model = SftModel(policy, LossConfig(), words_of(tokenizer), num_labels=(7, 6))
+        loss = model.loss(examples, data)
         loss.total.backward()
     """
 
@@ -65,11 +66,14 @@ class SftModel(nn.Module):
         self,
         policy: Policy,
         config: LossConfig,
+        words: Sequence[str],
         *,
         num_labels: Sequence[int] = (),
         bank: AdapterBank | None = None,
     ) -> None:
-        """With a bank the policy stays as it is: neither its tower nor its heads are taught.
+        """`words`: of every token (copies.words_of), to find copies by.
+
+        With a bank the policy stays as it is: neither its tower nor its heads are taught.
 
         The heads are drawn on the host, one seed is the same heads on every device, and then go
         where the policy is.
@@ -77,7 +81,7 @@ class SftModel(nn.Module):
         super().__init__()
         text = policy.config.text
         size = text.hidden_size
-        self.policy, self.config, self.bank = policy, config, bank
+        self.policy, self.config, self.words, self.bank = policy, config, words, bank
         num_labels = num_labels if bank is None else ()
         self.heads = AuxiliaryHeads(size) if config.aux_weight else None
         self.dense = DenseHead(size, num_labels) if num_labels and config.dense_weight else None
@@ -118,22 +122,36 @@ class SftModel(nn.Module):
             if guided is not None:
                 total = total + self.config.guide_weight * guided.total()
                 metrics |= guidance_metrics(guided)
-        copied = copied_rows(trajectories, [example.imitated for example in examples])
-        if self.guidance is not None and copied is not None:
-            rows, say = copied.to(self.policy.device), partial(said_alone, self.policy)
-            copies = self.guidance.copies(watched.last, rows, batch.packed.input_ids_N, say)
-            total = total + self.config.guide_weight * copies.total()
-            metrics |= copy_metrics(copies)
-        shown = answer_rows(trajectories, [e.imitated for e in examples], batch, labels)
-        if self.guidance is not None and shown is not None:
-            answers = self.guidance.answers(watched.first, shown)
-            total = total + self.config.guide_weight * answers.total()
-            metrics |= answer_metrics(answers)
+        if self.guidance is not None:
+            extra, seen = self._sources(self.guidance, examples, batch, watched, labels)
+            total, metrics = total + self.config.guide_weight * extra, metrics | seen
         if self.dense is not None and features is not None and labels is not None:
             dense = self.dense(features.embeds_MD, labels)
             total = total + self.config.dense_weight * dense.total()
             metrics |= dense_metrics(dense)
         return SftLoss(total, metrics | {"loss/total": total.item()})
+
+    def _sources(
+        self,
+        guidance: Guidance,
+        examples: Sequence[Example],
+        batch: TrainingBatch,
+        watched: WatchedAttention,
+        labels: TokenLabels | None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Of looking at what is copied, and at what shows an answer."""
+        total = torch.zeros((), device=self.policy.device)
+        metrics: dict[str, float] = {}
+        copied = copied_rows(examples, self.words)
+        if copied is not None:
+            rows, say = copied.to(self.policy.device), partial(said_alone, self.policy)
+            copies = guidance.copies(watched.last, rows, batch.packed.input_ids_N, say)
+            total, metrics = total + copies.total(), metrics | copy_metrics(copies)
+        shown = answer_rows(examples, batch, labels, self.words)
+        if shown is not None:
+            answers = guidance.answers(watched.first, shown)
+            total, metrics = total + answers.total(), metrics | answer_metrics(answers)
+        return total, metrics
 
     def tower_loss(self, media_ids: Sequence[str], data: Prepared) -> SftLoss:
         """Of what the tower's tokens show, without the decoder."""

@@ -329,6 +329,12 @@ def test_no_time_lies_behind_the_last_that_is_printed():
     assert timed(still, ()) == still
 
 
+def test_a_moment_is_one_that_is_printed():
+    arguments = {"media": 0, "event": "appearance", "box": [0, 0, 500, 500]}
+    found = timed(ToolCall("localize", arguments | {"time": 1.5}), (0.14, 1.62, 2.96))
+    assert found.arguments == arguments | {"time": 1.6}
+
+
 def test_a_moved_box_keeps_its_size_and_leaves_the_place():
     rng = np.random.default_rng(0)
     for _ in range(50):

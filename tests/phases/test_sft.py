@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pixelis_fast.checkpoint_folder import save_folder
+from pixelis_fast.copies import words_of
 from pixelis_fast.data.labels import NUM_LABELS
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
@@ -37,6 +38,7 @@ from pathlib import Path
 from pixelis_fast.phases.sft import main
 main(pickle.loads(Path(sys.argv[1]).read_bytes()))
 """
+WORDS = words_of(Tokenizer.pixelworld())
 PLAIN = PixelWorldConfig(backgrounds="procedural", families={"read": 1.0, "compare": 1.0})
 
 
@@ -177,7 +179,7 @@ def test_an_adapter_leaves_the_tower_and_its_rate_alone(config):
 
 def test_the_heads_go_where_the_policy_is():
     policy = empty_policy(PRESETS["unit"], device="meta", dtype=torch.bfloat16)
-    model = SftModel(policy, LossConfig(), num_labels=(7, 6))
+    model = SftModel(policy, LossConfig(), WORDS, num_labels=(7, 6))
     parts = (model.heads, model.dense, model.guidance)
     devices = [{p.device.type for p in part.parameters()} for part in parts]
     assert devices == [{"meta"}] * 3
@@ -185,7 +187,7 @@ def test_the_heads_go_where_the_policy_is():
 
 def test_a_trajectory_without_pictures_is_packed_like_any_other(start, data):
     policy = load_policy(start).requires_grad_(True)
-    model = SftModel(policy, LossConfig(), num_labels=NUM_LABELS)
+    model = SftModel(policy, LossConfig(), WORDS, num_labels=NUM_LABELS)
     examples = Prepared([data], PatchShape())
     bare = Trajectory(
         Sample("1", (), "?"),

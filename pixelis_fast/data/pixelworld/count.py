@@ -14,8 +14,8 @@ from pixelis_fast.data.pixelworld.words import names, wording
 from pixelis_fast.types import AnswerKind, Evidence
 
 MOST = 6
-PANEL_SHARE = (0.027, 0.032)
-DOT_SHARE = (0.0035, 0.0043)
+PANEL_SHARE = (0.036, 0.042)
+DOT_SHARE = (0.005, 0.0056)
 """Diameter of a dot, of the side; all dots of a panel are alike."""
 APART = 1.45
 """Least distance of dots' centres, in diameters."""

@@ -46,8 +46,8 @@ def appearance(brief: Brief, count: int, number: int) -> Event:
     frames_THWC = still_frames(stage.canvas.image_HWC, count)
     boxes = [thing.put(frame_HWC) for frame_HWC in frames_THWC[number:]]
     span, box = _span(brief, number, count), units(boxes[0], stage.side)
-    # Any frame that shows it will do, as long as it lies inside the video.
-    time_s = brief.whole(min(number + 2, count - 3), count - 3) / brief.config.fps
+    # Any frame that shows it will do; the last one always does.
+    time_s = (count - 1) / brief.config.fps
     find = localize_turn(
         f"i find when the {new.name} appears", "appearance", span, box=box, time_s=time_s
     )

@@ -1,6 +1,6 @@
 """Signs and panels: plates beside a marker, with text, dots or glyphs too small to see from afar.
 
-At 192 pixels a capital is less than 3 pixels high, a glyph 2 and a dot 1.
+At 192 pixels capitals and glyphs are less than 3 pixels high, dots about 1.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pixelis_fast.types import AnswerKind, Evidence
 
 ROW = ("on the left", "in the middle", "on the right")
 COLUMN = ("at the top", "in the middle", "at the bottom")
-GLYPH_SHARE = {"shape": (0.0085, 0.0095), "color": (0.0036, 0.0042)}
+GLYPH_SHARE = {"shape": (0.012, 0.013), "color": (0.0058, 0.0065)}
 """Diameter of a glyph, of the side: colours show from farther away than shapes."""
 BLACK = (24, 24, 28)
 PITCH = {"shape": 1.25, "color": 1.2}
