@@ -1,10 +1,10 @@
-"""Which tokens are copied, and from where: words of an answer, and times of a call.
+"""Which tokens are copied, and from where: words of an answer, numbers of a call or a thought.
 
 A sign's text or a time reaches the answer from an observation, the larger of two things from the
 question that the last turn restates, the times of a call from those printed beside a video's
-frames. Guided attention (guidance.py) teaches one head to look there and to say what it brings;
-from scratch, imitation alone comes to that last (`loss/copied`, `loss/named` and `nll/answer` in a
-run's log).
+frames, what a thought quotes from an observation. Guided attention (guidance.py) teaches one head
+to look there and to say what it brings; from scratch, imitation alone comes to that last
+(`loss/copied`, `loss/named` and `nll/answer` in a run's log).
 
 Shapes: V = tokens of the vocabulary, G = rows that predict a copied token, S = rows of tokens that
 were said before a copy.
@@ -30,6 +30,10 @@ CHOSEN = ("compare",)
 TIMES = ("time", "start", "end")
 PRINTED = "<", "seconds"
 """Words around a time beside a frame."""
+DIGITS = re.compile(r"[\d.]+")
+
+Number = tuple[str, ...]
+"""Its words."""
 
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
@@ -51,23 +55,23 @@ class CopiedRows:
     copies_G: Tensor
     """False at the end of an answer: what stands behind the source is looked at and not said."""
     said_S: Tensor
-    """Rows of all that the tools said before a copy, and of the times that were printed."""
+    """Rows of all that the tools said before a copy, and of the numbers that were copied."""
 
     def to(self, device: torch.device) -> CopiedRows:
         return CopiedRows(*(part.to(device) for part in vars(self).values()))
 
 
 def copied_rows(examples: Sequence[Example], words: Sequence[str]) -> CopiedRows | None:
-    """Of all imitated answers and calls of a batch; None where nothing is copied."""
+    """Of all imitated turns of a batch; None where nothing is copied."""
     found, said, start = [], [], 0
     for example in examples:
         trajectory = example.trajectory
         answer = list(copied_tokens(example, words)) if example.imitated[-1] else []
-        times = list(copied_times(example, words))
-        found += [(start + t - 1, start, start + source, True) for t, source in answer + times]
+        numbers = list(copied_numbers(example, words))
+        found += [(start + t - 1, start, start + source, True) for t, source in answer + numbers]
         found += [(start + t, start, start + source + 1, False) for t, source in answer[-1:]]
         said += [start + token for token in said_tokens(trajectory)] if answer else []
-        said += sorted({start + source for _, source in times})
+        said += sorted({start + source for _, source in numbers})
         start += len(trajectory.ids)
     if not found:
         return None
@@ -108,9 +112,12 @@ def sources(example: Example) -> dict[int, None]:
     if example.task in CHOSEN:
         last = trajectory.steps[-1]
         return dict.fromkeys(tokens_of(trajectory, last, TokenRole.THOUGHT))
-    roles = enumerate(trajectory.roles)
-    observed = (index for index, role in roles if role is TokenRole.OBSERVATION)
+    observed = tokens_with(trajectory, TokenRole.OBSERVATION)
     return dict.fromkeys(observed) if is_said(trajectory) else {}
+
+
+def tokens_with(trajectory: Trajectory, role: TokenRole) -> list[int]:
+    return [index for index, each in enumerate(trajectory.roles) if each is role]
 
 
 def tokens_of(trajectory: Trajectory, step: Step, role: TokenRole) -> list[int]:
@@ -134,43 +141,60 @@ def shared_end(said: Sequence[str], end: int, other: int, *, limit: int) -> int:
     return run
 
 
-def copied_times(example: Example, words: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """The same of the times of imitated calls, from those that the prompt prints."""
+def copied_numbers(example: Example, words: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The same of imitated calls' times, from those that the prompt prints, and of the decimals
+    that imitated thoughts quote, from where a tool said them first."""
     trajectory = example.trajectory
-    called = [
-        step
-        for step, is_imitated in zip(trajectory.steps, example.imitated, strict=False)
-        if is_imitated and step.call is not None and set(TIMES) & set(step.call.arguments)
-    ]
-    if not called:
-        return
     said = [words[token] for token in trajectory.ids]
     printed = printed_times(said, trajectory)
-    for step in called:
-        tokens = tokens_of(trajectory, step, TokenRole.ARGUMENT)
-        for first in (i + 2 for i in tokens if said[i] in TIMES):
-            number = number_at(said, first, tokens)
-            source = printed.get(number)
-            if source is not None:
-                yield from ((first + n, source + n) for n in range(len(number)))
+    told = numbers_of(said, tokens_with(trajectory, TokenRole.OBSERVATION))
+    for step, is_imitated in zip(trajectory.steps, example.imitated, strict=True):
+        if not is_imitated:
+            continue
+        arguments = tokens_of(trajectory, step, TokenRole.ARGUMENT)
+        times = [i + 2 for i in arguments if said[i] in TIMES]
+        yield from copies_at(times, said, within=arguments, found=printed)
+        thought = tokens_of(trajectory, step, TokenRole.THOUGHT)
+        decimals = [first for number, first in numbers_of(said, thought).items() if "." in number]
+        earlier = {number: at for number, at in told.items() if at < step.start}
+        yield from copies_at(decimals, said, within=thought, found=earlier)
 
 
-def printed_times(said: Sequence[str], trajectory: Trajectory) -> dict[tuple[str, ...], int]:
-    """Where the words of each time begin."""
+def copies_at(
+    starts: Sequence[int], said: Sequence[str], *, within: Container[int], found: dict[Number, int]
+) -> Iterator[tuple[int, int]]:
+    for start in starts:
+        number = number_at(said, start, within)
+        if number in found:
+            yield from ((start + n, found[number] + n) for n in range(len(number)))
+
+
+def printed_times(said: Sequence[str], trajectory: Trajectory) -> dict[Number, int]:
+    """Where each time beside a frame begins."""
     opening, closing = PRINTED
-    prompt = range(trajectory.steps[0].start)
+    prompt = tokens_with(trajectory, TokenRole.PROMPT)
     return {
-        number: i + 1
-        for i in prompt
-        if said[i] == opening
-        and (number := number_at(said, i + 1, prompt))
-        and said[i + 1 + len(number)] == closing
+        number: first
+        for number, first in numbers_of(said, prompt).items()
+        if said[first - 1] == opening and said[first + len(number)] == closing
     }
 
 
-def number_at(said: Sequence[str], first: int, within: Container[int]) -> tuple[str, ...]:
+def numbers_of(said: Sequence[str], tokens: Sequence[int]) -> dict[Number, int]:
+    """Where each number begins first."""
+    within = set(tokens)
+    found: dict[Number, int] = {}
+    for token in tokens:
+        if DIGITS.fullmatch(said[token]) and not (
+            token - 1 in within and DIGITS.fullmatch(said[token - 1])
+        ):
+            found.setdefault(number_at(said, token, within), token)
+    return found
+
+
+def number_at(said: Sequence[str], first: int, within: Container[int]) -> Number:
     """The words of the number that begins there."""
     last = first
-    while last in within and re.fullmatch(r"[\d.]+", said[last]):
+    while last in within and DIGITS.fullmatch(said[last]):
         last += 1
     return tuple(said[first:last])

@@ -10,8 +10,8 @@ import torch
 from pixelis_fast.copies import (
     CLOSING,
     CopiedRows,
+    copied_numbers,
     copied_rows,
-    copied_times,
     copied_tokens,
     words_of,
 )
@@ -154,13 +154,28 @@ def test_times_of_a_call_are_copied_from_those_beside_the_frames():
     )
     called = ToolCall("track", {"media": 0, "start": 0.0, "end": 2.5})
     made, words = spoken(parts, [(1, 3), (3, 4)], answer="no", calls=(called,))
-    found = list(copied_times(example(made), words))
+    found = list(copied_numbers(example(made), words))
     assert pairs_of(found, made, words) == [("2", "2"), (".", "."), ("5", "5")]
     assert words[made.ids[found[0][1] - 1]] == "<", "0.0 is not printed beside a frame"
     rows = copied_rows([example(made)], words)
     assert rows.said_S.tolist() == [source for _, source in found]
     assert rows.copies_G.all()
-    assert list(copied_times(example(made, imitated=(False, True)), words)) == []
+    assert list(copied_numbers(example(made, imitated=(False, True)), words)) == []
+
+
+def test_decimals_of_a_thought_are_copied_from_where_a_tool_said_them_first():
+    parts = (
+        ("which is larger", TokenRole.PROMPT),
+        ("<tool_call>", TokenRole.OPERATION),
+        ('{"mask":7,"area":10.3,"score":0.9} 10.3 7.5', TokenRole.OBSERVATION),
+        ("7 things , 10.3 4.4\n", TokenRole.THOUGHT),
+        ("<answer>no</answer><|im_end|>", TokenRole.ANSWER),
+    )
+    made, words = spoken(parts, [(1, 2), (3, 5)], answer="no", calls=(None,))
+    found = list(copied_numbers(example(made), words))
+    assert [said for _, said in pairs_of(found, made, words)] == ["1", "0", ".", "3"]
+    before = [words[token] for token in made.ids[found[0][1] - 2 : found[0][1]]]
+    assert before[0] == "area"
 
 
 def test_a_guided_head_learns_to_look_at_what_is_copied_and_to_say_it():

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.data.cota import CotaTurn
-from pixelis_fast.data.evident import is_evident
+from pixelis_fast.data.evident import areas_of, content_of, is_evident
 from pixelis_fast.data.labels import (
     NUM_LABELS,
     SHOWN_KINDS,
@@ -59,6 +59,8 @@ from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
 TIMES = ("time", "start", "end")
+WEIGHED = ("compare", "multi")
+"""Families that choose by area."""
 CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
 SINGLE_KINDS = ("grounding", "close", "direct")
@@ -132,10 +134,15 @@ class Preparer:
         turns = self.planned(plan, media)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
-        turns, sample = restating(turns, task.question), self.sample(task, media)
-        thought = restated(task.question)
-        trajectory = self.builder.build(sample, turns, answer=task.answer, thought=thought)
-        return (turns, trajectory) if is_evident(task, trajectory) else None
+        turns, thought = restating(turns, task.question), restated(task.question)
+        sample, build = self.sample(task, media), self.builder.build
+        trajectory = build(sample, turns, answer=task.answer, thought=thought)
+        if not is_evident(task, trajectory):
+            return None
+        if task.family in WEIGHED:
+            turns, thought = weighing(turns, thought, task.question, trajectory)
+            trajectory = build(sample, turns, answer=task.answer, thought=thought)
+        return turns, trajectory
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
@@ -224,6 +231,31 @@ def restating(turns: Sequence[CotaTurn], question: str) -> list[CotaTurn]:
 
 def restated(question: str, thought: str = "") -> str:
     return f"{question}\n{thought}"
+
+
+def weighing(
+    turns: Sequence[CotaTurn], thought: str, question: str, trajectory: Trajectory
+) -> tuple[list[CotaTurn], str]:
+    """The turns, and the answer's thought, that choose between masks say their areas first.
+
+    Two numbers far apart in a context are hard to compare; side by side, a few layers can.
+    """
+    seen = [step.observation for step in trajectory.steps]
+    areas = [areas_of([content_of(one) for one in seen[:n] if one]) for n in range(len(seen))]
+    weighed = [
+        replace(turn, thought=quoting(turn.thought, question, known))
+        if turn.call.operation in ("zoom", "read_text")
+        else turn
+        for turn, known in zip(turns, areas, strict=False)
+    ]
+    return weighed, quoting(thought, question, areas[-1])
+
+
+def quoting(thought: str, question: str, areas: Sequence[float]) -> str:
+    """What has been measured, between the question and the rest of a thought."""
+    if len(areas) < 2:
+        return thought
+    return restated(restated(question, " ".join(map(str, areas))), thought.partition("\n")[2])
 
 
 def rounded(call: ToolCall) -> ToolCall:

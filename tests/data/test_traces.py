@@ -18,11 +18,13 @@ from pixelis_fast.data.prepare import (
     Preparer,
     prepare,
     questions_about,
+    restated,
     restating,
     rounded,
     shaken,
     stored,
     timed,
+    weighing,
 )
 from pixelis_fast.data.prepared import (
     EXAMPLES,
@@ -42,7 +44,15 @@ from pixelis_fast.prompt import PromptBuilder
 from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.script import Script
-from pixelis_fast.types import Sample, TokenRole, ToolCall, Trajectory, VisionSpan
+from pixelis_fast.types import (
+    Observation,
+    Sample,
+    Step,
+    TokenRole,
+    ToolCall,
+    Trajectory,
+    VisionSpan,
+)
 from tests.media import picture
 
 TURNS = (
@@ -319,6 +329,21 @@ def test_turns_behind_the_first_repeat_what_was_asked():
         "how many?\ni look again",
     ]
     assert restating([], "how many?") == []
+
+
+def test_who_chooses_by_area_says_the_areas_first():
+    look = ToolCall("zoom", {"media": 0, "box": [0, 0, 500, 500]})
+    mask = ToolCall("segment", {"media": 0, "point": [5, 5]})
+    turns = restating([CotaTurn("one", mask), CotaTurn("two", mask), CotaTurn("see", look)], "q?")
+    seen = [f'{{"mask":{n},"area":{area}}}' for n, area in enumerate((5.8, 10.3))]
+    made = Trajectory(Sample("1", (), "q?"), policy_version="", seed=0)
+    made.steps = [Step(0, 0, None, Observation(text)) for text in (*seen, '{"view":[0,0,9,9]}')]
+    made.steps.append(Step(0, 0))
+    weighed, thought = weighing(turns, restated("q?"), "q?", made)
+    assert [turn.thought for turn in weighed] == ["one", "q?\ntwo", "q?\n5.8 10.3\nsee"]
+    assert thought == "q?\n5.8 10.3\n"
+    made.steps = made.steps[1:]
+    assert weighing(turns, restated("q?"), "q?", made) == (turns, "q?\n"), "one mask is no choice"
 
 
 def test_no_time_lies_behind_the_last_that_is_printed():
