@@ -1,9 +1,10 @@
-"""Training beside TRL: a GRPO step with tools, from the rollouts to the changed weights.
+"""Training beside TRL: a supervised step, and a GRPO step with tools from rollouts to new weights.
 
-A group of scripted chains calls the same tools in both arms on the same small model, and earns the
-same rewards; TRL's GRPOTrainer generates with transformers, ours with the fused loop. Weights stay
-what they are (a learning rate of 1e-30), so every run is the same problem. Equal work means the
-same loss and the same log-probability of every token that ours samples, within 1e-3. Needs `trl`.
+`sft` (training_sft.py): one step on chains of PixelWorld. `G8-T3`: a group of eight scripted chains
+calls the same three tools in both arms on the same small model, and earns the same rewards; TRL's
+GRPOTrainer generates with transformers, ours with the fused loop. Weights stay what they are (a
+learning rate of 1e-30), so every run is the same problem. Equal work means the same loss, and the
+same log-probability of every token that ours samples, within 1e-3. Needs `trl`.
 
     python bench/training.py --quick
 """
@@ -14,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -48,6 +49,15 @@ from bench.scenes import fresh, scene
 from bench.training_cases import FULL, QUICK, training_case
 from bench.training_clock import Clock
 from bench.training_ours import OursTrainer, TrainingRun
+from bench.training_sft import (
+    CHAINS,
+    QUICK_CHAINS,
+    SFT,
+    SftStep,
+    make_chains,
+    memory_of,
+    open_trainer,
+)
 from pixelis_fast.advantages import learned_tokens
 from pixelis_fast.agent import Agent, AgentConfig, build_agent, open_policy
 from pixelis_fast.checkpoint_folder import save_folder
@@ -151,9 +161,34 @@ def stages_of(samples: Samples) -> dict[str, float]:
     }
 
 
+def run_sft(report: Report, options: Options, folder: Path) -> None:
+    """Adds the supervised step's timings and its check."""
+    number = QUICK_CHAINS if options.quick else CHAINS
+    data = make_chains(folder.parent / "chains", options.extra.policy, number)
+    trainers = {arm: open_trainer(arm, folder, data) for arm in options.arms}
+    runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
+    samples = interleave(
+        {arm: trainer.step for arm, trainer in trainers.items()},
+        warmup=1,
+        runs=runs,
+        device=options.device,
+    )
+    if {OURS, TRL} <= samples.keys():
+        pairs = zip(samples[OURS].results, samples[TRL].results, strict=True)
+        apart = max(abs(ours.loss - trl.loss) for ours, trl in pairs)
+        found = Check.at_most(SFT, "largest difference of the loss", apart, MAX_LOSS_DIFFERENCE)
+        report.checks.append(found)
+    for arm, each in samples.items():
+        step: SftStep = each.results[0]
+        memory = memory_of(arm, folder, data, threads=options.threads)
+        speed = {"tokens_per_s": round(1e3 * step.tokens / statistics.median(each.ms), 1)}
+        sizes = {"tokens": step.tokens, "rows": step.rows, "memory_mb": asdict(memory)}
+        report.timings.append(timed(SFT, arm, each, **speed, **sizes))
+
+
 def add_flags(parser: Any) -> None:
     parser.add_argument("--policy", default=POLICY, help="a preset; random weights")
-    parser.add_argument("--cases", default="", help="comma list of groups, as in G8-T3")
+    parser.add_argument("--cases", default="", help="comma list of sft and groups, as in G8-T3")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,14 +197,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"--device: expected cpu, got {options.device}")
     if TRL in options.arms and find_spec("trl") is None:
         raise SystemExit("--arms: expected trl to be installed, or --arms ours (pip install trl)")
-    names = listed(options.extra.cases)
-    cases = [training_case(name) for name in names or (QUICK if options.quick else FULL)]
+    names = listed(options.extra.cases) or (SFT, *(QUICK if options.quick else FULL))
+    cases = [training_case(name) for name in names if name != SFT]
     transformers.utils.logging.set_verbosity_error()
     report = Report("training", options, ours=OURS, baseline=TRL)
     nonces = count(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "policy"
         agent = open_agent(options, folder)
+        if SFT in names:
+            run_sft(report, options, folder)
         for case in cases:
             samples = run_case(agent, case, options, lambda: next(nonces), folder)
             report.checks += checks_of(case.name, samples)
@@ -180,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.goals += [
         Goal.at_least(f"{name}: GRPO step, times TRL's speed", SPEED_GOAL, ratio)
         for name, ratio in report.ratios().items()
+        if name != SFT
     ]
     return finish(report, options)
 
