@@ -100,6 +100,10 @@ def serve(
     media_root: Annotated[
         Path | None, typer.Option(help="Folder whose files clients may name by file: URLs.")
     ] = None,
+    fetch_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host (or host:port) clients' http: URLs may name; may be repeated."),
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="PIXELIS_API_KEY", help="What clients send as a bearer token."),
@@ -127,6 +131,7 @@ def serve(
             port=port,
             name=name,
             media_root=media_root,
+            fetch_hosts=tuple(fetch_host or ()),
             api_key=api_key,
             max_requests=max_requests,
             request_timeout_s=timeout,
@@ -162,6 +167,7 @@ def run_server(
     config: AgentConfig,
     *,
     media_root: Path | None,
+    fetch_hosts: tuple[str, ...],
     learn_into: Path | None,
     canary: Path | None,
     **settings: Any,
@@ -171,12 +177,14 @@ def run_server(
         raise ValueError(f"--canary: expected --ttrl with it, got {canary} alone")
     try:
         from pixelis_fast.serve.config import MediaRules, ServeConfig
+        from pixelis_fast.serve.fetch import FetchRules
         from pixelis_fast.serve.server import bind, serve
     except ModuleNotFoundError as error:
         raise ValueError(
             f"serve: expected the package {error.name}, got none; pip install 'pixelis-fast[serve]'"
         ) from error
-    served = ServeConfig(media=MediaRules(root=media_root), **settings)
+    media = MediaRules(root=media_root, fetch=FetchRules(fetch_hosts))
+    served = ServeConfig(media=media, **settings)
     # Nearly all of a chat's 1,500 tokens of prompt are kept ones: counted against a budget per
     # forward, they would let one client in at a time.
     config = replace(config, loop=replace(config.loop, prefill_tokens=None))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from pixelis_fast.serve.fetch import FetchRules
+
 MIB = 1 << 20
 
 
@@ -18,6 +20,7 @@ class MediaRules:
 
     root: Path | None = None
     """Folder that file: URLs name files of; None refuses them."""
+    fetch: FetchRules = field(default_factory=FetchRules)
     max_media: int = 16
     """Per request."""
     max_image_pixels: int = 40_000_000

@@ -1,7 +1,6 @@
 """Clients' pictures and videos: from a URL to checked bytes to media of the store.
 
-Sizes are read from headers and packets before anything is decoded. Nothing is fetched from a
-network. Knows no messages.
+Sizes are read from headers and packets before anything is decoded. Knows no messages.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from PIL import Image
 
 from pixelis_fast.serve.config import MediaRules
 from pixelis_fast.serve.errors import ApiError
+from pixelis_fast.serve.fetch import PORTS, fetched
 from pixelis_fast.serve.files import read_below, url_parts
 from pixelis_fast.tools import MediaStore, ToolBox, ToolError
 from pixelis_fast.types import Media, MediaKind
@@ -52,14 +52,9 @@ def media_bytes(media: MediaUrl, rules: MediaRules, *, max_bytes: int) -> bytes:
         return _data_bytes(rest, media)
     if found and scheme == "file":
         return _file_bytes(media, rules, max_bytes=max_bytes)
-    if scheme in ("http", "https"):
-        raise ApiError(
-            f"{media.param}: expected a data: URL, got {scheme}:; this server fetches nothing "
-            "from a network",
-            param=media.param,
-            code="fetch_not_allowed",
-        )
-    raise ApiError(f"{media.param}: expected a data: or file: URL", param=media.param)
+    if found and scheme in PORTS:
+        return fetched(media.url, rules.fetch, max_bytes=max_bytes, param=media.param)
+    raise ApiError(f"{media.param}: expected a data:, file: or http: URL", param=media.param)
 
 
 def check_media(data: bytes, media: MediaUrl, rules: MediaRules) -> None:

@@ -66,10 +66,16 @@ def test_data_urls_carry_bytes():
         ("data:text/html;base64,YWJj", "expected data:image/…;base64,…"),
         ("data:image/png;base64,YW Jj", "expected base64"),
         ("data:image/png;base64,YWJ", "expected base64"),
-        ("http://169.254.169.254/latest", "fetches nothing from a network"),
-        ("HTTPS://example.org/cat.png", "fetches nothing from a network"),
-        ("ftp://example.org/cat.png", "expected a data: or file: URL"),
-        ("/etc/passwd", "expected a data: or file: URL"),
+        (
+            "http://169.254.169.254/latest",
+            "may fetch from (none), or a data: URL, got http://169.254.169.254",
+        ),
+        (
+            "HTTPS://example.org/cat.png",
+            "may fetch from (none), or a data: URL, got https://example.org",
+        ),
+        ("ftp://example.org/cat.png", "expected a data:, file: or http: URL"),
+        ("/etc/passwd", "expected a data:, file: or http: URL"),
         ("file:///a.png", "this server has no media root"),
     ],
 )
