@@ -8,6 +8,7 @@ Shapes: R = calls, C = most visual tokens of one call's picture.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor
 
 from pixelis_fast.schemas import TOOL_SCHEMAS
-from pixelis_fast.types import MediaKind, Span, Step, TokenRole, Trajectory, VisionSpan
+from pixelis_fast.types import Box, MediaKind, Span, Step, TokenRole, Trajectory, VisionSpan
 
 OPERATIONS = tuple(TOOL_SCHEMAS)
 NONE = -1
+
+Region = tuple[float, float, float, float]
+"""Centre x, centre y, width, height, as shares of a picture."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,12 @@ def arguments_rows(trajectory: Trajectory, step: Step) -> list[int]:
 
 def call_target(trajectory: Trajectory, step: Step, *, start: int, merge: int) -> CallTarget:
     assert step.call is not None
-    arguments = step.call.arguments
+    arguments, crop = step.call.arguments, step.call.crop
     region, known = wanted_region(arguments)
     span = shown_span(trajectory, arguments)
+    if crop is not None:
+        span, view = crops_shown(trajectory)[crop]
+        region = inside(region, view)
     rows = arguments_rows(trajectory, step)
     cells, cell, cell_box = [], NONE, (0.0, 0.0, 1.0, 1.0)
     if span is not None and known[0]:
@@ -138,9 +145,29 @@ def call_target(trajectory: Trajectory, step: Step, *, start: int, merge: int) -
     )
 
 
+def crops_shown(trajectory: Trajectory) -> list[tuple[VisionSpan, Box]]:
+    """Every crop's tokens, and what it shows of its original, in the order they came."""
+    spans = {span.start: span for span in trajectory.spans}
+    found = []
+    for step, after in zip(trajectory.steps, trajectory.steps[1:], strict=False):
+        if step.observation is None or not step.observation.media:
+            continue
+        [start] = [start for start in spans if step.end <= start < after.start]
+        found.append((spans[start], tuple(json.loads(step.observation.text)["view"])))
+    return found
+
+
+def inside(region: Region, view: Box) -> Region:
+    """The same region, as shares of the crop that shows `view`."""
+    left, top, right, bottom = (value / 1000 for value in view)
+    wide, high = right - left, bottom - top
+    x, y, width, height = region
+    return (x - left) / wide, (y - top) / high, width / wide, height / high
+
+
 def wanted_region(
     arguments: dict[str, Any],
-) -> tuple[tuple[float, float, float, float], tuple[bool, bool]]:
+) -> tuple[Region, tuple[bool, bool]]:
     """Centre and size of the call's box or point; which of the two is known."""
     if "box" in arguments:
         x0, y0, x1, y1 = (value / 1000 for value in arguments["box"])
@@ -164,7 +191,7 @@ def shown_span(trajectory: Trajectory, arguments: dict[str, Any]) -> VisionSpan 
     return spans[min(int(share * len(spans)), len(spans) - 1)]
 
 
-def cell_of(region: tuple[float, float, float, float], span: VisionSpan, merge: int) -> int:
+def cell_of(region: Region, span: VisionSpan, merge: int) -> int:
     _, height, width = span.grid_thw
     rows, columns = height // merge, width // merge
     row, column = int(region[1] * rows), int(region[0] * columns)

@@ -82,6 +82,8 @@ class Ahead:
 
     def _look_for_call(self, run: Run, text: str) -> None:
         call = complete_call(text, run.workspace.media)
+        if call is not None:
+            call = run.workspace.original(call)
         if call is None or (run.guess is not None and run.guess.call == call):
             return
         self._drop_guess(run)

@@ -7,6 +7,7 @@ Knows neither the engine's sessions nor threads; what a turn's end leads to is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -134,6 +135,8 @@ class Turns:
 
     def _end_turn(self, run: Run) -> Turn:
         turn = self._parse(run)
+        if turn.call is not None:
+            turn = replace(turn, call=run.workspace.original(turn.call))
         run.trajectory.steps.append(Step(run.turn_start, len(run.trajectory.ids), turn.call))
         run.trajectory.answer = turn.answer
         return turn

@@ -23,7 +23,9 @@ from pixelis_fast.types import MediaKind, Sample
 SYSTEM_PROMPT = (
     "You are a careful visual assistant. Think first, then either call one tool or give the final "
     "answer as <answer>text</answer>. Coordinates are integers from 0 to 1000, relative to the "
-    "width and height of the original frame, never to an enlarged crop; times are seconds."
+    "width and height of the media that a call names: a picture, a video's frame, or an enlarged "
+    "crop by the index its observation gives. Boxes in observations are of the original; times are "
+    "seconds."
 )
 
 QUESTION, TURN, OBSERVATION = "QuestionMarker7F3A", "TurnMarker7F3A", "ObservationMarker7F3A"

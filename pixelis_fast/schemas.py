@@ -55,7 +55,7 @@ _MEDIA = {
     "type": "integer",
     "minimum": 0,
     "maximum": MAX_MEDIA_INDEX,
-    "description": "Index of the image or video, from 0.",
+    "description": "Index of the image, video or enlarged crop, from 0.",
 }
 _BOX = _coordinates(4, "[x0, y0, x1, y1] with x0 < x1 and y0 < y1.")
 _POINT = _coordinates(2, "[x, y].")

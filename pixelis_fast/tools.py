@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pixelis_fast.crops import outer_box, outer_point
 from pixelis_fast.observations import (
     error_observation,
     observation,
@@ -49,7 +50,7 @@ from pixelis_fast.tools_trt.tool_config import (
     shipped_weights,
 )
 from pixelis_fast.tools_trt.toolset import Toolset
-from pixelis_fast.types import Mask, Media, MediaKind, Observation, ToolCall
+from pixelis_fast.types import Box, Mask, Media, MediaKind, Observation, ToolCall
 
 __all__ = [
     "FrameEmbedder",
@@ -69,17 +70,58 @@ __all__ = [
 ]
 
 
+ON_CROPS = ("zoom", "segment", "read_text")
+"""Tools that look at one picture."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An enlarged part that a zoom has shown.
+
+    Example:
+        Crop(media=0, view=(100, 100, 300, 300))
+    """
+
+    media: int
+    """Index of the original."""
+    view: Box
+    """What it shows of it."""
+    time_s: float | None = None
+
+
 @dataclass
 class Workspace:
-    """What one trajectory's calls can refer to: the sample's media, and masks made so far."""
+    """What one trajectory's calls can refer to: the sample's media, and crops and masks made so
+    far. A crop's index goes on behind the media's."""
 
     media: tuple[Media, ...]
     masks: list[Mask] = field(default_factory=list)
+    crops: list[Crop] = field(default_factory=list)
 
     def media_at(self, index: int) -> Media:
+        if 0 <= index - len(self.media) < len(self.crops):
+            raise ToolInputError(
+                f"media: expected {' or '.join(ON_CROPS)} without a time for the crop {index}"
+            )
         if not 0 <= index < len(self.media):
-            raise ToolInputError(f"media: expected 0..{len(self.media) - 1}, got {index}")
+            most = len(self.media) + len(self.crops) - 1
+            raise ToolInputError(f"media: expected 0..{most}, got {index}")
         return self.media[index]
+
+    def original(self, call: ToolCall) -> ToolCall:
+        """A call on a crop, as one on what it was cut from; every other call as it is.
+
+        Original pixels are cut again: a crop of a crop is as sharp as they are.
+        """
+        number = call.arguments.get("media", 0) - len(self.media)
+        is_still = call.operation in ON_CROPS and "time" not in call.arguments
+        if not (is_still and 0 <= number < len(self.crops)):
+            return call
+        crop = self.crops[number]
+        places = outer_places(call, crop.view)
+        timed = {} if crop.time_s is None else {"time": crop.time_s}
+        arguments = {**call.arguments, "media": crop.media, **places, **timed}
+        return ToolCall(call.operation, arguments, crop=number)
 
     def mask_at(self, index: int) -> Mask:
         if not self.masks:
@@ -91,6 +133,18 @@ class Workspace:
     def name_mask(self, mask: Mask) -> int:
         self.masks.append(mask)
         return len(self.masks) - 1
+
+    def name_crop(self, crop: Crop) -> int:
+        self.crops.append(crop)
+        return len(self.media) + len(self.crops) - 1
+
+
+def outer_places(call: ToolCall, view: Box) -> dict[str, list[int]]:
+    """Its box and point in the original; all of the crop where `read_text` names none."""
+    point, box = call.arguments.get("point"), call.arguments.get("box")
+    if point is not None:
+        return {"point": list(outer_point(view, tuple(point)))}
+    return {"box": list(view if box is None else outer_box(view, tuple(box)))}
 
 
 @dataclass(frozen=True)
@@ -206,7 +260,8 @@ class ToolBox:
         `deadline_s` seconds from now it must have started, or it is refused.
         """
         try:
-            request = self._requests[call.operation](call.arguments, workspace)
+            asked = workspace.original(call).arguments
+            request = self._requests[call.operation](asked, workspace)
         except ToolError as error:
             return PendingCall(refused(error), no_answer)
         ticket = self.toolset.submit(
@@ -258,7 +313,9 @@ class ToolBox:
         media, time_s = target(arguments, workspace)
 
         def tell(result: ZoomResult) -> Observation:
-            return observation(result, {"view": result.box}, media=(self.media(result.media_id),))
+            crop = Crop(arguments["media"], result.box, time_s)
+            content = {"media": workspace.name_crop(crop), "view": result.box}
+            return observation(result, content, media=(self.media(result.media_id),))
 
         return Request((media.id, tuple(arguments["box"])), {"time_s": time_s}, tell)
 

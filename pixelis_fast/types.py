@@ -145,6 +145,9 @@ class ToolCall:
 
     operation: str
     arguments: dict[str, Any]
+    """Of a call that has run, places are those of the original picture or frame."""
+    crop: int | None = None
+    """Which of the crops shown so far the policy named instead, from 0; None: an original."""
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,31 @@ def test_scripted_chain_uses_every_video_tool(agent, video_sample):
     assert all(step.observation.error is None for step in trajectory.steps if step.call)
 
 
+@pytest.mark.parametrize("early_start", [True, False])
+def test_a_call_on_a_crop_runs_on_the_original(agent, sample, early_start):
+    loop = replace(agent.config.loop, early_start=early_start)
+    turns = (
+        call_text("zoom", media=0, box=[200, 100, 600, 300]),
+        call_text("zoom", media=1, box=[250, 500, 500, 1000]),
+        call_text("segment", media=2, point=[500, 500]),
+        call_text("read_text", media=3),
+        "<answer>x</answer>",
+    )
+    rebuilt = build_agent(replace(agent.config, loop=loop))
+    media = rebuilt.tools.add_media(picture("coins.png"))
+    trajectory = run_script(rebuilt, replace(sample, media=(media,)), *turns)
+    calls = [step.call for step in trajectory.steps[:-1]]
+    assert [call.crop for call in calls] == [None, 0, 1, None]
+    assert calls[1].arguments == {"media": 0, "box": [300, 200, 400, 300]}
+    assert calls[2].arguments == {"media": 0, "point": [350, 250]}
+    observations = [json.loads(step.observation.text) for step in trajectory.steps[:-1]]
+    assert observations[1] == {"media": 2, "view": [300, 200, 400, 300]}
+    assert observations[3] == {"error": "media: expected 0..2, got 3"}
+    said = rebuilt.tokenizer.decode(trajectory.ids)
+    assert '"media":1,"box":[250,500,500,1000]' in said, "the policy's own words stay as they were"
+    assert_well_formed(trajectory, rebuilt)
+
+
 def test_jump_ahead_changes_no_token(agent, sample):
     turns = (call_text("zoom", media=0, box=[1, 2, 300, 400]), "<answer>x</answer>")
     jumped = run_script(agent, sample, *turns)

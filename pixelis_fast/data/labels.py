@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pixelis_fast.crops import inner_box
 from pixelis_fast.data.pixelworld.task import Task, WorldObject
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.prepared import BOX, SEEN, THINGS, UNKNOWN
@@ -68,7 +69,7 @@ def seen(task: Task, view: Box) -> Iterator[tuple[WorldObject, Box]]:
     What lies outside cannot be seen: a tower that is told of it must guess.
     """
     for thing in task.objects:
-        x0, y0, x1, y1 = (min(max(value, 0), 1000) for value in within(thing.box, view))
+        x0, y0, x1, y1 = (min(max(value, 0), 1000) for value in inner_box(view, thing.box))
         if x0 < x1 and y0 < y1:
             yield thing, (x0, y0, x1, y1)
 
@@ -97,16 +98,8 @@ def holds_centre(box: Box, other: Box) -> bool:
 
 def is_clear(box: Box, view: Box) -> bool:
     """It lies in the view, and is large enough there."""
-    x0, y0, x1, y1 = within(box, view)
+    x0, y0, x1, y1 = inner_box(view, box)
     return min(x0, y0) >= 0 and max(x1, y1) <= 1000 and min(x1 - x0, y1 - y0) >= LEAST_SIDE
-
-
-def within(box: Box, view: Box) -> Box:
-    """In thousandths of the view."""
-    left, top, right, bottom = view
-    x0, x1 = ((x - left) * 1000 / (right - left) for x in (box[0], box[2]))
-    y0, y1 = ((y - top) * 1000 / (bottom - top) for y in (box[1], box[3]))
-    return round(x0), round(y0), round(x1), round(y1)
 
 
 def index_of(name: str, names: tuple[str, ...] | dict) -> int:

@@ -28,6 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
+from pixelis_fast.crops import inner_box, outer_box
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.evident import areas_of, content_of, is_evident
 from pixelis_fast.data.labels import (
@@ -134,6 +135,7 @@ class Preparer:
         turns = self.planned(plan, media)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
+        turns = looking_closer(turns, task)
         turns, thought = restating(turns, task.question), restated(task.question)
         sample, build = self.sample(task, media), self.builder.build
         trajectory = build(sample, turns, answer=task.answer, thought=thought)
@@ -164,8 +166,10 @@ class Preparer:
             return
         rng = np.random.default_rng((self.config.seed, 3, number_of(task)))
         for number in range(self.config.close_per_picture):
-            call = rounded(shaken(last, rng))
-            looked = self.tools.run(call, Workspace((media,)))
+            around = rounded(shaken(last, rng)).arguments["box"]
+            inside = shaken(look_inside(around, task, media=0), rng)
+            box = list(outer_box(around, rounded(inside).arguments["box"]))
+            looked = self.tools.run(ToolCall("zoom", {"media": 0, "box": box}), Workspace((media,)))
             [(crop, view)] = crops_of(looked)
             sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
             trajectory = self.builder.build(sample, [], answer=task.answer)
@@ -220,6 +224,28 @@ def opened_policy(policy: str) -> OpenPolicy:
 
 def number_of(task: Task) -> int:
     return int(task.id.rsplit("-", 1)[-1])
+
+
+def looking_closer(turns: Sequence[CotaTurn], task: Task) -> list[CotaTurn]:
+    """Behind a last look at a still picture, a second one inside the crop.
+
+    A box that a small policy draws in the whole picture must be loose: what it is about is a tenth
+    of the crop, dots and glyphs a few pixels. In the crop the same error is a fifth of that.
+    """
+    last = turns[-1].call
+    if last.operation != "zoom" or len(task.frames) > 1:
+        return list(turns)
+    index = sum(turn.call.operation == "zoom" for turn in turns)
+    call = rounded(look_inside(last.arguments["box"], task, media=index))
+    return [*turns, CotaTurn("i look closer", call)]
+
+
+def look_inside(view: Sequence[int], task: Task, *, media: int) -> ToolCall:
+    """A zoom on the panel, in the crop that shows `view`."""
+    panel = task.evidence[0].box
+    assert panel is not None, "drawn with the task"
+    x0, y0, x1, y1 = view
+    return ToolCall("zoom", {"media": media, "box": list(inner_box((x0, y0, x1, y1), panel))})
 
 
 def restating(turns: Sequence[CotaTurn], question: str) -> list[CotaTurn]:

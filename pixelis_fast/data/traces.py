@@ -53,7 +53,7 @@ class TraceBuilder:
         trajectory = self._open(sample)
         workspace = Workspace(sample.media)
         for index, turn in enumerate(turns):
-            self._say(trajectory, call_text(turn), turn.call)
+            self._say(trajectory, call_text(turn), workspace.original(turn.call))
             if answer is not None or index + 1 < len(turns):
                 self._observe(trajectory, self._tools.run(turn.call, workspace), turn)
         if answer is not None:

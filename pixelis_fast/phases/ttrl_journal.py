@@ -19,7 +19,7 @@ from typing import Any
 from pixelis_fast.audit import verify
 from pixelis_fast.memory import Experience
 from pixelis_fast.memory.rows import experience_from_text, experience_text
-from pixelis_fast.phases.ttrl_types import TtrlStatus
+from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
 
 AUDIT = "audit.jsonl"
 JOURNAL = "outcome.json"
@@ -135,6 +135,17 @@ def past_of(out: Path, *, num_saved: int) -> Past:
         for row in whole_rows(path):
             past.take(row, num_saved=num_saved)
     return past
+
+
+def events_of(out: Path) -> list[TtrlEvent]:
+    """Every query's outcome, in order, of all the starts that a run took; without seconds."""
+    rows = (row["data"] for row in whole_rows(out / AUDIT) if row["kind"] == "query")
+    by_query = {row["query"]: row for row in rows}
+    return [event_of(by_query[query]) for query in sorted(by_query)]
+
+
+def event_of(row: Row) -> TtrlEvent:
+    return TtrlEvent(**row | {"status": TtrlStatus(row["status"])})
 
 
 def whole_rows(path: Path) -> Iterator[Row]:

@@ -2,14 +2,12 @@
 
 Each arm has a folder with its run and, once measured, row.json. An arm is made of the one it builds
 on, which is made first. Killed and started again, the whole goes on where it stopped: data,
-training, answers. Only a stream of test-time learning that was cut begins anew; one that came to
-its end is kept.
+training, test-time learning, answers.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,11 +19,13 @@ from rich.progress import track
 from pixelis_fast.agent import Agent
 from pixelis_fast.data.pixelworld import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepared import cut_torn_line, whole_lines
 from pixelis_fast.data.shift import ShiftConfig
 from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.phases import rft, sft
 from pixelis_fast.phases.sft_loss import LossConfig
 from pixelis_fast.phases.ttrl import learn_from
+from pixelis_fast.phases.ttrl_journal import events_of
 from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.reproduce.budget import Budget
 from pixelis_fast.reproduce.measure import (
@@ -51,7 +51,7 @@ from pixelis_fast.reproduce.rows import Row, RowFolder, once
 from pixelis_fast.reproduce.stream import learned, stream
 from pixelis_fast.types import Sample
 
-LEARNED = "learned.json"
+LEARNED, SECONDS = "learned.json", "seconds.jsonl"
 ABLATIONS = {
     "without KL to EMA": "safety",
     "answer majority only": "vote",
@@ -159,15 +159,16 @@ class Reproduction:
     ) -> dict[str, Any]:
         """What the stream came to; the agent serves what was learned.
 
-        A stream that was cut is learned anew: a row is of all its events.
+        A stream that was cut goes on; a row is of all its events, which the learner's log has.
         """
         note = out / LEARNED
         if note.is_file():
             # Without a sample nothing is learned: the newest snapshot is served again.
             list(learn_from(agent, config, ()))
             return json.loads(note.read_text())
-        for stale in (Path(config.out), out / ANSWERS):
-            remove(stale)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ANSWERS).unlink(missing_ok=True)
+        cut_torn_line(out / SECONDS)
         queries, samples = self.budget.ttrl_queries, list[Sample]()
 
         def noted() -> Iterator[Sample]:
@@ -178,10 +179,18 @@ class Reproduction:
                 yield sample
 
         learning = learn_from(agent, config, noted())
-        events = list(track(learning, f"{out.name}, learning", total=queries))
-        found = asdict(learned(events, samples, corridor=config.corridor))
-        write_whole(note, json.dumps(found, indent=1))
-        return found
+        with (out / SECONDS).open("a") as file:
+            for event in track(learning, f"{out.name}, learning", total=queries):
+                file.write(json.dumps(event.seconds) + "\n")
+                file.flush()
+        found = learned(
+            events_of(Path(config.out)),
+            samples,
+            corridor=config.corridor,
+            seconds=whole_lines(out / SECONDS),
+        )
+        write_whole(note, json.dumps(asdict(found), indent=1))
+        return asdict(found)
 
     def _measured(
         self,
@@ -246,11 +255,3 @@ class Reproduction:
 
     def _folder(self, seed: int, arm: str) -> Path:
         return self.rows.folder(seed, arm)
-
-
-def remove(path: Path) -> None:
-    """A file or a folder, where there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

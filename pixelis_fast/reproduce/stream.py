@@ -7,7 +7,7 @@ it does harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,8 +64,13 @@ class Learned:
 
 
 def learned(
-    events: Sequence[TtrlEvent], samples: Sequence[Sample], *, corridor: CorridorConfig
+    events: Sequence[TtrlEvent],
+    samples: Sequence[Sample],
+    *,
+    corridor: CorridorConfig,
+    seconds: Sequence[Mapping[str, float]] = (),
 ) -> Learned:
+    """`seconds`: by stage, of the queries that were timed."""
     pairs = [
         (event, sample)
         for event, sample in zip(events, samples, strict=True)
@@ -78,7 +83,7 @@ def learned(
     ]
     published = [event.kl for event in events if event.status is TtrlStatus.PUBLISHED]
     kls = [kl for kl in published if kl is not None]
-    seconds = [e.seconds["update"] for e in events if "update" in e.seconds]
+    updating = [stages["update"] for stages in seconds if "update" in stages]
     return Learned(
         vote_accuracy=float(np.mean(voted)) if voted else None,
         abstained=1 - len(voted) / len(pairs),
@@ -87,5 +92,5 @@ def learned(
         kl_median=float(np.median(kls)) if kls else None,
         in_corridor=mean_or_none(corridor.low <= kl <= corridor.high for kl in kls),
         below_top=mean_or_none(kl <= corridor.high for kl in kls),
-        seconds_per_update=float(np.median(seconds)) if seconds else None,
+        seconds_per_update=float(np.median(updating)) if updating else None,
     )

@@ -13,7 +13,6 @@ from pixelis_fast.data.labels import (
     cell_shares,
     place_of,
     seen,
-    within,
 )
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.prepared import SEEN, UNKNOWN
@@ -86,10 +85,6 @@ def test_contents_are_not_told_of_a_panel_that_is_cut_or_far():
     x0, y0, x1, y1 = task.evidence[0].box
     for view in ((0, 0, 1000, 1000), ((x0 + x1) // 2, y0 - 20, x1 + 60, y1 + 20)):
         assert (cell_labels(task, 6, 6, view=view)[:, SEEN:KINDS] == UNKNOWN).all()
-
-
-def test_a_box_is_told_in_its_view():
-    assert within((100, 200, 150, 400), (100, 100, 200, 500)) == (0, 250, 500, 750)
 
 
 def test_only_the_part_of_a_thing_that_a_view_shows_is_told():

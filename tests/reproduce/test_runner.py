@@ -13,6 +13,8 @@ from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.shift import ShiftConfig
 from pixelis_fast.eval.arms import Answerer
 from pixelis_fast.phases.sft_loss import LossConfig
+from pixelis_fast.phases.ttrl_journal import events_of
+from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
 from pixelis_fast.reproduce import runner
 from pixelis_fast.reproduce.budget import BUDGETS
@@ -119,9 +121,9 @@ def test_a_stream_that_abstained_throughout_has_no_error_of_its_votes():
     assert found.below_top is None
 
 
-def test_a_whole_stream_is_kept_and_a_cut_one_begins_anew(agent, tmp_path, monkeypatch):
+def test_a_whole_stream_is_kept_and_a_cut_one_goes_on(agent, tmp_path, monkeypatch):
     budget = BUDGETS["quick"]
-    run, asked = Reproduction(tmp_path, budget), []
+    run, asked, steps = Reproduction(tmp_path, budget), [], []
 
     def counted(*given, **named):
         for number, sample in enumerate(stream(*given, **named)):
@@ -130,14 +132,22 @@ def test_a_whole_stream_is_kept_and_a_cut_one_begins_anew(agent, tmp_path, monke
                 raise KeyboardInterrupt
             yield sample
 
+    def stepping(learner, sample, **named):
+        steps.append(sample.id)
+        return step(learner, sample, **named)
+
+    step = TtrlLearner.step
     monkeypatch.setattr(runner, "stream", counted)
+    monkeypatch.setattr(TtrlLearner, "step", stepping)
     config = ttrl_config(tmp_path / "arm/run", budget, seed=0)
     with agent.loop:
         with pytest.raises(KeyboardInterrupt):
             run._learned(agent, config, tmp_path / "arm", None)
         (tmp_path / "arm/answers.jsonl").write_text("of the cut stream's policy")
         found = run._learned(agent, config, tmp_path / "arm", None)
-        assert asked == [0, 1, 0, 1], "a row is of all its events"
+        assert asked == [0, 1, 0, 1], "a row is of all its samples"
+        assert len(steps) == len(set(steps)) == 2, "and nothing is learned twice"
+        assert [event.sample_id for event in events_of(tmp_path / "arm/run")] == steps
         assert not (tmp_path / "arm/answers.jsonl").exists()
         assert run._learned(agent, config, tmp_path / "arm", None) == found
         assert len(asked) == 4, "what came to its end is not learned again"
