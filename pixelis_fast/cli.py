@@ -12,7 +12,6 @@ pixelis eval vstar vstar_bench --policy runs/sft/policy --out runs/vstar
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,9 +184,6 @@ def run_server(
         ) from error
     media = MediaRules(root=media_root, fetch=FetchRules(fetch_hosts))
     served = ServeConfig(media=media, **settings)
-    # Nearly all of a chat's 1,500 tokens of prompt are kept ones: counted against a budget per
-    # forward, they would let one client in at a time.
-    config = replace(config, loop=replace(config.loop, prefill_tokens=None))
     with bind(served) as listening:
         agent = open_agent(config)
         host, port, *_ = listening.getsockname()

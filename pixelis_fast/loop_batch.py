@@ -7,7 +7,6 @@ An error that belongs to one run ends that run alone.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,7 +81,7 @@ class Batch:
         run.deadline_s = time.monotonic() + run.request.max_time_s
         run.trajectory.policy_version = self._engine.version
         with self._guard(run):
-            run.parts = self._cut(run.parts)
+            run.parts = self._cut_prompt(run)
             leader = leader_among(self.live, run) if self._config.share_prompts else None
             if leader is None:
                 self._pictures.begin(run)
@@ -106,12 +105,14 @@ class Batch:
 
     def rows(self) -> list[Run]:
         """Who goes into the next forward, the oldest first."""
-        ready = self._ready()
-        room = math.inf if self._config.prefill_tokens is None else self._config.prefill_tokens
+        ready, room = self._ready(), self._config.prefill_tokens
+        if room is None:
+            return ready
         rows, used = [], 0
         for run in ready:
-            part = run.parts[0]
-            size = len(part.ids) if part.opens_turn else 0
+            if run.parts[0].opens_turn and used >= room:
+                continue
+            size = self._sessions.num_new(run) if run.parts[0].opens_turn else 0
             # The first always goes: a picture may be larger than what one forward should hold.
             if size == 0 or used == 0 or used + size <= room:
                 rows.append(run)
@@ -263,6 +264,15 @@ class Batch:
         run.emit(Observed(len(run.trajectory.steps) - 1, observation))
         self._pictures.begin(run)
         self._check_tokens(run)
+
+    def _cut_prompt(self, run: Run) -> list[Chunk]:
+        """The same of a prompt: what a kept one supplies costs nothing, and goes with the first."""
+        most = self._config.prefill_tokens
+        if most is None:
+            return list(run.parts)
+        [prompt] = run.parts
+        supplied = len(prompt.ids) - self._sessions.num_new(run)
+        return prompt.cut(most, first=supplied + most)
 
     def _cut(self, parts: Sequence[Chunk]) -> list[Chunk]:
         """What opens a turn, in parts that fit into one forward."""

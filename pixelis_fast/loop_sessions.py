@@ -47,6 +47,13 @@ class Sessions:
                 run.is_evicted = False
             return going, logits_BV
 
+    def num_new(self, run: Run) -> int:
+        """Tokens of its next part that no kept prompt supplies."""
+        request = run.request
+        return self._engine.num_new(
+            run.parts[0], session=run.session, salt=request.salt, under=request.under
+        )
+
     def fork(self, run: Run, leader: Run) -> bool:
         """False when there is no room for a copy: the run then computes its prompt itself."""
         assert leader.session is not None

@@ -88,9 +88,9 @@ class LoopConfig:
     max_queued: int = 1024
     """Requests that wait for a place; one more is refused."""
     prefill_tokens: int | None = None
-    """Most tokens of prompts and observations in one forward, so that decoding sessions wait for no
-    long prompt; a picture's tokens stay together. What kept prompts will supply counts too, so for
-    many short questions behind one long prompt None is better: whatever is there."""
+    """Most tokens of prompts and observations that one forward computes, so that decoding sessions
+    wait for no long prompt; a picture's tokens stay together, and what kept prompts supply does not
+    count. None: whatever is there."""
     share_prompts: bool = True
     """Compute a group's prompt once and fork it."""
     early_start: bool = True

@@ -70,8 +70,8 @@ class Chunk:
                 return slot.offset
         return min(num_tokens, len(self.ids))
 
-    def cut(self, num_tokens: int) -> list[Chunk]:
-        """Pieces of up to num_tokens; a longer span is a piece of its own.
+    def cut(self, num_tokens: int, *, first: int | None = None) -> list[Chunk]:
+        """Pieces of up to num_tokens, the first of up to `first`; a longer span is one of its own.
 
         Example:
             for piece in chunk.cut(512):
@@ -79,11 +79,11 @@ class Chunk:
         """
         if num_tokens < 1:
             raise ValueError(f"num_tokens: expected at least 1, got {num_tokens}")
-        pieces, rest = [], self
-        while len(rest.ids) > num_tokens:
-            end = rest.whole_spans(num_tokens) or rest.slots[0].end
+        pieces, rest, most = [], self, first or num_tokens
+        while len(rest.ids) > most:
+            end = rest.whole_spans(most) or rest.slots[0].end
             pieces.append(rest.before(end))
-            rest = rest.after(end)
+            rest, most = rest.after(end), num_tokens
         pieces += [rest] if rest.ids else []
         return pieces[:1] + [replace(piece, continues=True) for piece in pieces[1:]]
 

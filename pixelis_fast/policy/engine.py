@@ -103,6 +103,30 @@ class Engine:
         session.bank = pinned.bank
         return self._register(session)
 
+    def num_new(
+        self,
+        chunk: Chunk,
+        *,
+        session: Session | None = None,
+        salt: str = "",
+        under: Published | None = None,
+    ) -> int:
+        """How many of the chunk's tokens `extend` would compute now; kept prefixes supply the rest.
+
+        `session` None: one that `open(salt=salt, under=under)` would give.
+        """
+        if not self._use_prefixes or not chunk.opens_turn:
+            return len(chunk.ids)
+        if session is None:
+            pinned = under or self.shelf.serving(salt)
+            owner, opening, length = self._owner_of(pinned.version, salt), chunk, 0
+        elif session.opening is None:
+            return len(chunk.ids)
+        else:
+            owner, opening = self._owner(session), session.opening + chunk
+            length = session.cache.length
+        return len(chunk.ids) + length - max(length, self.prefixes.longest(owner, opening))
+
     @torch.inference_mode()
     def fork(self, session: Session) -> Session:
         """A session that goes on from the same tokens: copy-on-write, nothing is computed.
@@ -254,7 +278,10 @@ class Engine:
 
     def _owner(self, session: Session) -> tuple[str, str, int]:
         """Whose prefixes a session may use; the stamp also sees an update without a publish."""
-        return session.version, session.salt, weights_stamp(self.policy)
+        return self._owner_of(session.version, session.salt)
+
+    def _owner_of(self, version: str, salt: str) -> tuple[str, str, int]:
+        return version, salt, weights_stamp(self.policy)
 
     def _check_budget(self, wanted: Sequence[tuple[KVCache, int]], extra: int = 0) -> None:
         """Raises unless every cache may become resident and grow by its number of tokens."""

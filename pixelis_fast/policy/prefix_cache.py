@@ -75,15 +75,24 @@ class PrefixCache:
 
         At least one token of the chunk is left to compute. `owner` names weights and salt.
         """
-        lengths = self._common_lengths(owner, chunk, atoms(chunk))
-        key = max(lengths, key=lengths.__getitem__, default=None)
-        if key is None:
-            return ()
-        length = chunk.whole_spans(min(lengths[key], len(chunk.ids) - 1))
-        if length < max(MIN_TOKENS, longer_than + 1):
+        key, length = self._longest(owner, chunk)
+        if key is None or length <= longer_than:
             return ()
         self._entries.move_to_end(key)
         return self._entries[key][1].part(length)
+
+    def longest(self, owner: Hashable, chunk: Chunk) -> int:
+        """How many of the chunk's first tokens `find` would supply now."""
+        return self._longest(owner, chunk)[1]
+
+    def _longest(self, owner: Hashable, chunk: Chunk) -> tuple[int | None, int]:
+        """The entry with the longest beginning, and its length; None and 0 where all are short."""
+        lengths = self._common_lengths(owner, chunk, atoms(chunk))
+        key = max(lengths, key=lengths.__getitem__, default=None)
+        if key is None:
+            return None, 0
+        length = chunk.whole_spans(min(lengths[key], len(chunk.ids) - 1))
+        return (key, length) if length >= MIN_TOKENS else (None, 0)
 
     def keep(self, owner: Hashable, chunk: Chunk, segments: Sequence[Segment]) -> None:
         """Remembers a beginning in place of those that it continues."""

@@ -43,7 +43,7 @@ def test_anybodys_records_become_examples_and_a_broken_picture_is_named(tmp_path
     assert prepare_records(tmp_path, tmp_path / "out", policy="pixelworld-5m") == 1
     assert prepare_records(tmp_path, tmp_path / "out", policy="pixelworld-5m") == 0
     [example] = Prepared([tmp_path / "out"], PatchShape()).examples
-    assert example.trajectory.steps[0].observation.text.startswith('{"view":')
+    assert example.trajectory.steps[0].observation.text.startswith('{"media":1,"view":')
     assert len(example.trajectory.spans) == 2
     (tmp_path / "broken.png").write_bytes(b"no picture")
     write_records(tmp_path / FILE_NAME, [record, CotaRecord("2", "", ("broken.png",), "?", "so")])

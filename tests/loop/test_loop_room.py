@@ -58,6 +58,29 @@ def test_a_request_larger_than_the_room_fails_alone(agent):
     assert "kv_bytes: expected" in trajectory.error
 
 
+def test_what_a_kept_prompt_supplies_is_no_part_of_the_budget(agent, expected):
+    chunked = variant(agent, prefill_tokens=48, share_prompts=False)
+    coins = coins_of(chunked)
+    openings = []
+    extend = chunked.engine.extend
+
+    def watching(sessions, chunks, *, spans):
+        openings.append([len(chunk.ids) for chunk in chunks if chunk.opens_turn])
+        return extend(sessions, chunks, spans=spans)
+
+    with chunked.loop as loop:
+        loop.submit(ask(coins, 0)).result(60)
+        chunked.engine.extend = watching
+        before = chunked.engine.stats().tokens_prefilled
+        asked = [ask(coins, seed) for seed in range(3)]
+        found = [ticket.result(60) for ticket in loop.submit_all(asked)]
+    prompt = found[0].roles.count(TokenRole.PROMPT)
+    assert openings[0] == [prompt] * 3, "together, and whole"
+    assert chunked.engine.stats().tokens_prefilled - before < 3 * prompt
+    for request, trajectory in zip(asked, found, strict=True):
+        assert same_tokens(trajectory, expected(request))
+
+
 def test_prompts_go_in_parts_beside_decoding_sessions(agent, expected):
     chunked = variant(agent, prefill_tokens=48, engine=EngineConfig(prefix_cache_bytes=0))
     coins = coins_of(chunked)

@@ -145,7 +145,8 @@ def test_chunks_are_cut_outside_spans():
         whole = whole + piece
     assert whole == chunk
     assert [len(piece.ids) for piece in chunk.cut(16)] == [16, 4]
-    assert chunk.cut(20) == [chunk]
+    assert [len(piece.ids) for piece in chunk.cut(4, first=18)] == [18, 2]
+    assert chunk.cut(20) == chunk.cut(4, first=20) == [chunk]
     assert Chunk([]).cut(3) == []
     assert [chunk.whole_spans(n) for n in (2, 3, 6, 7, 10, 99)] == [2, 3, 3, 7, 7, 20]
     for cut in (chunk.before, chunk.after):
@@ -254,3 +255,21 @@ def test_text_before_and_behind_is_shared(policy):
     assert (got_V - expected_V).abs().max() < CLOSE
     run(engine, opening(policy, "2"))
     assert engine.stats().tokens_shared == size - 2 + len(TEXT)
+
+
+@pytest.mark.parametrize("piece", [5, 40, 1000])
+@pytest.mark.parametrize("prefix_bytes", [0, 1 << 26])
+def test_what_will_be_computed_is_known_before(policy, piece, prefix_bytes):
+    engine = Engine(policy, load_picture, config=EngineConfig(prefix_cache_bytes=prefix_bytes))
+    shared = Chunk(list(range(100, 160)), opens_turn=True) + opening(policy)
+    for tail in ([5], [5, 6, 7], [9] * 30):
+        chunk = shared + Chunk(tail, opens_turn=True)
+        session = None
+        for part in chunk.cut(piece):
+            expected = engine.num_new(part, session=session)
+            session = session or engine.open()
+            before = engine.stats().tokens_prefilled
+            extend(engine, session, part)
+            assert engine.stats().tokens_prefilled - before == expected
+        assert engine.num_new(chunk, salt="other") == len(chunk.ids)
+        assert engine.num_new(Chunk([1, 2]), session=session) == 2
