@@ -41,6 +41,11 @@ def policy():
     return random_policy(PRESETS["unit"].with_special_ids(**ids))
 
 
+def answered(data):
+    """Bare answers to crops."""
+    return [e for e in data.examples if not e.is_whole and e.trajectory.answer is not None]
+
+
 def found_in(examples, policy, data):
     trajectories = [example.trajectory for example in examples]
     batch = training_batch(policy, trajectories, data.patches)
@@ -49,7 +54,7 @@ def found_in(examples, policy, data):
 
 
 def test_rows_of_an_answer_want_the_token_that_shows_its_panel(policy, data):
-    close = [example for example in data.examples if not example.is_whole]
+    close = answered(data)
     batch, rows = found_in(close, policy, data)
     assert rows is not None
     for row, start, wanted, contents in zip(
@@ -96,7 +101,7 @@ def test_a_chain_looks_at_its_last_crop(policy, data):
 
 
 def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data):
-    close = [example for example in data.examples if not example.is_whole][:3]
+    close = answered(data)[:3]
     batch, rows = found_in(close, policy, data)
     num_contents = data.header["num_labels"][SEEN:]
     text = policy.config.text
@@ -118,7 +123,7 @@ def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data
 
 def test_the_log_says_how_answers_are_looked_for(policy, data):
     model = SftModel(policy, LossConfig(), WORDS, num_labels=data.header["num_labels"])
-    close = [example for example in data.examples if not example.is_whole]
+    close = answered(data)
     metrics = model.loss(close, data).metrics
     assert {"loss/answer attention", "loss/answer contents", "answer_looked_right"} <= set(metrics)
     without = SftModel(policy, UNGUIDED, WORDS, num_labels=data.header["num_labels"])

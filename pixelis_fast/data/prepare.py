@@ -5,8 +5,9 @@
 Three kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
 left out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs
 only the picture: the task's first call, and one for things in it that nobody asked for. Close
-looks: the crop that shows the answer as the picture itself, and the bare answer. Some whole chains
-begin with a trap: a wrong call, what came back, and its correction.
+looks: a crop as the picture itself; what a wide one wants is a closer look, what a close one wants
+is the bare answer. Some whole chains begin with a trap: a wrong call, what came back, and its
+correction.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
-from pixelis_fast.crops import inner_box, outer_box
+from pixelis_fast.crops import inner_box
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.evident import areas_of, content_of, is_evident
 from pixelis_fast.data.labels import (
@@ -64,6 +65,7 @@ WEIGHED = ("compare", "multi")
 """Families that choose by area."""
 CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
+CLOSER = "i look closer"
 SINGLE_KINDS = ("grounding", "close", "direct")
 GRID = 50
 """Coordinates are rounded to fifties. A digit that a policy cannot tell is noise to imitate: with
@@ -159,18 +161,21 @@ class Preparer:
             yield self._single(Sample(f"{task.id}-{question}", (media,), question), turn, task)
 
     def close(self, task: Task, media: Media) -> Iterator[tuple[Example, Box]]:
-        """Bare answers to crops that show them, and what each crop shows; none where a plan of the
-        task ends with something else than a look."""
+        """With what each crop shows: the second look that a wide one wants, and the bare answer to
+        a close one; none where a plan of the task ends with something else than a look."""
         last = task.plans[0][-1].call
         if last.operation != "zoom" or len(task.frames) > 1:
             return
         rng = np.random.default_rng((self.config.seed, 3, number_of(task)))
         for number in range(self.config.close_per_picture):
-            around = rounded(shaken(last, rng)).arguments["box"]
-            inside = shaken(look_inside(around, task, media=0), rng)
-            box = list(outer_box(around, rounded(inside).arguments["box"]))
-            looked = self.tools.run(ToolCall("zoom", {"media": 0, "box": box}), Workspace((media,)))
+            workspace = Workspace((media,))
+            looked = self.tools.run(rounded(shaken(last, rng)), workspace)
             [(crop, view)] = crops_of(looked)
+            inside = rounded(look_inside(view, task, media=0))
+            sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}-wide")
+            yield self._single(sample, CotaTurn(CLOSER, inside), task), view
+            call = rounded(shaken(look_inside(view, task, media=1), rng))
+            [(crop, view)] = crops_of(self.tools.run(call, workspace))
             sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
             trajectory = self.builder.build(sample, [], answer=task.answer)
             yield Example(trajectory, (True,), task.family, task.difficulty), view
@@ -237,7 +242,7 @@ def looking_closer(turns: Sequence[CotaTurn], task: Task) -> list[CotaTurn]:
         return list(turns)
     index = sum(turn.call.operation == "zoom" for turn in turns)
     call = rounded(look_inside(last.arguments["box"], task, media=index))
-    return [*turns, CotaTurn("i look closer", call)]
+    return [*turns, CotaTurn(CLOSER, call)]
 
 
 def look_inside(view: Sequence[int], task: Task, *, media: int) -> ToolCall:
@@ -400,9 +405,9 @@ def counts_of(folder: Path, config: PrepareConfig) -> Counter[str]:
 
 
 def single_kind(example: Example) -> str:
-    if example.trajectory.answer is None:
-        return "grounding"
-    return "close" if CLOSE in example.trajectory.sample.id else "direct"
+    if CLOSE in example.trajectory.sample.id:
+        return "close"
+    return "grounding" if example.trajectory.answer is None else "direct"
 
 
 def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pixelis_fast.agent import AgentConfig, build_agent
+from pixelis_fast.crops import outer_box
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.world import PixelWorld
@@ -266,24 +267,47 @@ def test_every_family_gives_whole_chains_whose_calls_are_the_plans():
 
 
 @pytest.mark.parametrize("family", ["count", "spatial"])
-def test_a_close_look_shows_the_answer_and_gives_it_at_once(family):
+def test_a_wide_look_wants_a_closer_one_and_that_gives_the_answer(family):
     config = PixelWorldConfig(backgrounds="procedural", families={family: 1.0})
     task = PixelWorld(config).task("train", 0)
     preparer = Preparer(PrepareConfig(close=1))
     found = list(preparer.close(task, stored(preparer.tools, task)))
     panel = task.evidence[0].box
-    assert len(found) == 3
-    for example, (x0, y0, x1, y1) in found:
-        assert x0 <= panel[0]
-        assert y0 <= panel[1]
-        assert x1 >= panel[2]
-        assert y1 >= panel[3]
-        assert (x1 - x0) * (y1 - y0) < 100_000
-        trajectory = example.trajectory
-        assert trajectory.answer == task.answer
-        assert len(trajectory.steps) == 1
+    assert len(found) == 6
+    for example, view in found:
+        assert holds(view, panel)
+        assert len(example.trajectory.steps) == 1
         assert not example.is_whole
-        assert trajectory.sample.media[0].width < task.frames.shape[2]
+        assert example.trajectory.sample.media[0].width < task.frames.shape[2]
+    for (wide, around), (close, view) in zip(found[::2], found[1::2], strict=True):
+        assert area(view) < area(around) / 3 < 50_000
+        assert close.trajectory.answer == task.answer
+        [step] = wide.trajectory.steps
+        assert holds(outer_box(around, tuple(step.call.arguments["box"])), panel)
+
+
+def holds(view, box) -> bool:
+    return view[0] <= box[0] and view[1] <= box[1] and view[2] >= box[2] and view[3] >= box[3]
+
+
+def area(box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+@pytest.mark.parametrize("family", ["count", "spatial"])
+@pytest.mark.parametrize("trap_share", [0.0, 1.0])
+def test_a_chain_about_a_panel_ends_with_a_look_inside_the_crop_before(family, trap_share):
+    world = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={family: 1.0}))
+    preparer = Preparer(PrepareConfig(whole=4, trap_share=trap_share))
+    for number in range(4):
+        task = world.task("train", number)
+        trajectory = preparer.whole(task, stored(preparer.tools, task)).trajectory
+        *before, around, closer = [step for step in trajectory.steps if step.observation]
+        zooms = [step for step in (*before, around) if step.call.operation == "zoom"]
+        assert closer.call.crop == len(zooms) - 1
+        views = [json.loads(step.observation.text)["view"] for step in (around, closer)]
+        assert holds(views[1], task.evidence[0].box)
+        assert area(views[1]) < area(views[0]) / 2
 
 
 def test_a_shaken_box_moves_and_what_lies_in_it_stays_shown():
@@ -300,7 +324,7 @@ def test_close_looks_are_labelled_by_what_they_show(tmp_path):
     world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0})
     prepare(tmp_path, PrepareConfig(whole=0, grounding=0, close=3), world)
     data = Prepared([tmp_path], PatchShape())
-    assert len(data.examples) == 9
+    assert len(data.examples) == 18
     # A panel is in each crop: one of its tokens says so.
     assert all(any(row[2] > 0 for row in stored.labels) for stored in data.pictures.values())
 
