@@ -72,7 +72,8 @@ def grounding_config(
 def chains_config(
     data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On whole chains, with those of the stage before among them."""
+    """On whole chains, with as many single steps, which are a quarter of a chain's tokens, among
+    them: places inside crops are learned from those."""
     return SftConfig(
         tower_rate=0.5,
         data=(str(data / "whole"), str(data / "grounding"), str(data / "close")),
@@ -80,7 +81,7 @@ def chains_config(
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         loss=loss,
-        curriculum=Curriculum(hardest_from=0.2),
+        curriculum=Curriculum(grounding_kept=0.5, hardest_from=0.2),
         batch_tokens=budget.sft_tokens,
         **shared(budget),
         seed=seed,

@@ -102,7 +102,10 @@ def test_special_tokens_in_a_message_are_text(server):
 
 def test_pictures_that_may_not_be(server):
     for url, message in (
-        ("http://127.0.0.1:1/x.png", "fetches nothing from a network"),
+        (
+            "http://127.0.0.1:1/x.png",
+            "expected a URL of a host that this server may fetch from (none)",
+        ),
         ("file:///../pyproject.toml", "expected a path below the media root"),
         ("file:///no.png", "expected a plain file below the media root, got no.png"),
         ("data:image/png;base64,AAAA", "expected one of PNG"),
