@@ -14,8 +14,8 @@ from pixelis_fast.reproduce.measure import Question, agent_for, measure
 
 QUESTIONS = range(70, 140)
 """Of the validation split: none was trained on, and each family comes ten times."""
-LEAST = 0.2
-"""Measured: 0.31. Other processors round otherwise, and change an answer now and then."""
+LEAST = 0.42
+"""Measured: 0.57. Other processors round otherwise, and change an answer now and then."""
 
 
 @pytest.fixture(scope="module")
