@@ -22,11 +22,11 @@ from bench.loss_cases import Point, Scene, Shape
 from bench.loss_inputs import Inputs, make_inputs, make_scene
 from bench.loss_ops import provider
 from bench.loss_provider import Call
+from bench.process import CLEAR, reset_peak, status_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 300
 TINY = Shape(16, 64, 512)
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,11 @@ def _cuda_memory(call: Call, inputs: Inputs) -> Probe:
 
 def _cpu_memory(call: Call, inputs: Inputs) -> Probe:
     inputs.clear()
-    before = _status_bytes("VmRSS")
-    CLEAR.write_text("5")  # resets the peak, VmHWM
+    before = status_bytes("VmRSS")
+    reset_peak()
     train(call, inputs)
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     return Probe(max(peak - before - _gradient_bytes(inputs), 0), peak)
-
-
-def _status_bytes(name: str) -> int:
-    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 
 def resident_mb() -> float:
     """Memory of this process that is in RAM."""
@@ -18,10 +20,15 @@ def open_files() -> int:
 
 def reset_peak() -> None:
     """`peak_mb` begins anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+    CLEAR.write_text("5")
 
 
 def peak_mb() -> float:
     """Most resident memory since the last `reset_peak`, VmHWM."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) / 2**10
+    return status_bytes("VmHWM") / 2**20
+
+
+def status_bytes(name: str) -> int:
+    """A line of /proc/self/status."""
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024

@@ -6,10 +6,25 @@ TRL takes pictures of the prompt alone, so no call here shows one. Knows no arm.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from bench.cases import Case, answer, step
 from bench.rollout_cases import ANSWER, QUESTION, SCENE, SHIFT, THOUGHTS, GroupCase
 
+NO_CHANGE = 1e-30
+"""A learning rate at which fp32 weights stay what they are, so that every run is the same."""
+TRL_SETTINGS: dict[str, Any] = {
+    "learning_rate": NO_CHANGE,
+    "weight_decay": 0.0,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+}
+"""Of both of its trainers."""
 STEPS = (
     ("read_text", {"media": 0, "box": (40, 590, 680, 690)}),
     ("segment", {"media": 0, "box": (670, 610, 925, 920)}),

@@ -15,7 +15,7 @@ from bench.pinned import PinnedChain, script_ids
 from bench.rollout_cases import GroupCase
 from bench.rollout_ours import add_picture, group_samples
 from bench.scenes import Scene
-from bench.training_cases import reward_of
+from bench.training_cases import NO_CHANGE, reward_of
 from bench.training_clock import Clock
 from pixelis_fast.advantages import AdvantageConfig, group_advantages, learned_tokens
 from pixelis_fast.agent import Agent, open_policy
@@ -29,8 +29,6 @@ from pixelis_fast.rewards import RewardConfig, score_group
 from pixelis_fast.script import Script
 
 KL_WEIGHT = 0.02
-NO_CHANGE = 1e-30
-"""A learning rate at which fp32 weights stay what they are, so that every run is the same."""
 
 
 @dataclass(frozen=True)

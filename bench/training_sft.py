@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bench.process import peak_mb, reset_peak, resident_mb
+from bench.training_cases import NO_CHANGE, TRL_SETTINGS
 from pixelis_fast.agent import AgentConfig, open_policy
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.prepare import PrepareConfig, prepare
@@ -35,7 +36,6 @@ from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 SFT = "sft"
 """Name of the case."""
 ROOT = Path(__file__).resolve().parents[1]
-NO_CHANGE = 1e-30
 FAMILIES = dict.fromkeys(("read", "compare", "count", "spatial"), 1.0)
 """Of pictures: what TRL's collator takes."""
 CHAINS, QUICK_CHAINS = 12, 4
@@ -126,17 +126,9 @@ def settings(folder: Path, size: int) -> Any:
     return SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=size,
-        learning_rate=NO_CHANGE,
-        weight_decay=0.0,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
+        **TRL_SETTINGS,
     )
 
 

@@ -26,9 +26,9 @@ from bench.pinned import PinnedChain
 from bench.rollout_cases import GroupCase
 from bench.rollout_hf import HfTwin, ResentArm
 from bench.scenes import Scene
-from bench.training_cases import reward_of
+from bench.training_cases import TRL_SETTINGS, reward_of
 from bench.training_clock import Clock
-from bench.training_ours import KL_WEIGHT, NO_CHANGE, TrainingRun
+from bench.training_ours import KL_WEIGHT, TrainingRun
 from pixelis_fast.agent import Agent
 from pixelis_fast.tools import ToolBox
 
@@ -151,19 +151,11 @@ def settings(folder: Path, members: int) -> GRPOConfig:
         per_device_train_batch_size=members,
         num_generations=members,
         gradient_accumulation_steps=1,
-        learning_rate=NO_CHANGE,
-        weight_decay=0.0,
         beta=KL_WEIGHT,
         loss_type="bnpo",
         scale_rewards="none",
         epsilon=0.2,
         epsilon_high=0.28,
         max_completion_length=4096,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
+        **TRL_SETTINGS,
     )

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from pixelis_fast.data.prepared import Example
 from pixelis_fast.policy.tokenizer import Tokenizer
+from pixelis_fast.schemas import TIMES
 from pixelis_fast.types import Step, TokenRole, Trajectory
 
 CLOSING = 4
 """Tokens behind an answer's text: "</", "answer", ">" and the end of the turn."""
 CHOSEN = ("compare",)
 """Tasks whose question names the answers that are possible: the right one is copied from there."""
-TIMES = ("time", "start", "end")
 PRINTED = "<", "seconds"
 """Words around a time beside a frame."""
 DIGITS = re.compile(r"[\d.]+")

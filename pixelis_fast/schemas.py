@@ -23,6 +23,8 @@ MAX_COORDINATE = 1000
 MAX_MEDIA_INDEX = 63
 MAX_MASK_INDEX = 999
 MAX_TIME_S = 86_400
+TIMES = ("time", "start", "end")
+"""Arguments in seconds."""
 MAX_QUERY_CHARS = 200
 MAX_CALL_CHARS = 4096
 """Above every valid call; keeps a runaway generation from being parsed."""

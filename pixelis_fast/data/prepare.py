@@ -54,13 +54,12 @@ from pixelis_fast.data.prepared import (
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
-from pixelis_fast.schemas import TOOL_SCHEMAS
+from pixelis_fast.schemas import TIMES, TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, Workspace, open_tools
 from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
-TIMES = ("time", "start", "end")
 WEIGHED = ("compare", "multi")
 """Families that choose by area."""
 CLOSE = "-close-"
@@ -234,8 +233,8 @@ def number_of(task: Task) -> int:
 def looking_closer(turns: Sequence[CotaTurn], task: Task) -> list[CotaTurn]:
     """Behind a last look at a still picture, a second one inside the crop.
 
-    A box that a small policy draws in the whole picture must be loose: what it is about is a tenth
-    of the crop, dots and glyphs a few pixels. In the crop the same error is a fifth of that.
+    A box that a small policy draws in the whole picture must be loose, so that what it is about is
+    small in the crop. The same error in the crop is as much smaller as the crop is.
     """
     last = turns[-1].call
     if last.operation != "zoom" or len(task.frames) > 1:

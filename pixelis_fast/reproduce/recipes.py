@@ -72,8 +72,8 @@ def grounding_config(
 def chains_config(
     data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On whole chains, with as many single steps, which are a quarter of a chain's tokens, among
-    them: places inside crops are learned from those."""
+    """On whole chains, and as many draws of single steps, which are shorter: places inside crops
+    are learned from those."""
     return SftConfig(
         tower_rate=0.5,
         data=(str(data / "whole"), str(data / "grounding"), str(data / "close")),

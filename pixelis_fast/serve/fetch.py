@@ -7,7 +7,12 @@ What is read is bounded in bytes and in time, whatever the host says or how slow
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +20,7 @@ from pixelis_fast.serve.errors import ApiError
 
 PORTS = {"http": 80, "https": 443}
 CHUNK = 1 << 16
+LATE = "not all of it in time"
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,17 @@ def fetched(url: str, rules: FetchRules, *, max_bytes: int, param: str) -> bytes
     """The bytes behind an http: or https: URL; ApiError for another host, or when they fail."""
     split = allowed_url(url, rules, param=param)
     deadline = time.monotonic() + rules.timeout_s
-    connection = connected(split, rules)
     try:
-        target = (split.path or "/") + (f"?{split.query}" if split.query else "")
-        connection.request("GET", target, headers={"Accept": "image/*, video/*"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise failed(split, f"status {response.status}", param)
-        return body_of(response, split, deadline=deadline, max_bytes=max_bytes, param=param)
+        with connected(split, deadline=deadline) as connection:
+            body = asked(connection, split, max_bytes=max_bytes, param=param)
     except (OSError, http.client.HTTPException) as error:
-        raise failed(split, str(error) or type(error).__name__, param) from error
-    finally:
-        connection.close()
+        late = time.monotonic() >= deadline
+        why = LATE if late else str(error) or type(error).__name__
+        raise failed(split, why, param) from error
+    # Cut off at the deadline, a body without a length looks whole.
+    if time.monotonic() >= deadline:
+        raise failed(split, LATE, param)
+    return body
 
 
 def allowed_url(url: str, rules: FetchRules, *, param: str) -> SplitResult:
@@ -75,21 +80,48 @@ def allowed_url(url: str, rules: FetchRules, *, param: str) -> SplitResult:
     return split
 
 
-def connected(split: SplitResult, rules: FetchRules) -> http.client.HTTPConnection:
+@contextmanager
+def connected(split: SplitResult, *, deadline: float) -> Iterator[http.client.HTTPConnection]:
+    """Open until the deadline at most: a host that sends a byte now and then, of a handshake, a
+    header or a body, keeps within every timeout of a socket."""
     assert split.hostname is not None, "checked by allowed_url"
-    kind = http.client.HTTPSConnection if split.scheme == "https" else http.client.HTTPConnection
-    return kind(split.hostname, split.port, timeout=rules.timeout_s)
+    secure = split.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(split.hostname, split.port)
+    left_s = max(deadline - time.monotonic(), 0.001)
+    plain = socket.create_connection((connection.host, connection.port), left_s)
+    connection.sock = handshaking(plain, split.hostname) if secure else plain
+    timer = threading.Timer(deadline - time.monotonic(), hang_up, (connection.sock,))
+    timer.start()
+    try:
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.do_handshake()
+        yield connection
+    finally:
+        timer.cancel()
+        connection.close()
 
 
-def body_of(
-    response: http.client.HTTPResponse,
-    split: SplitResult,
-    *,
-    deadline: float,
-    max_bytes: int,
-    param: str,
+def handshaking(plain: socket.socket, host: str) -> ssl.SSLSocket:
+    context = ssl.create_default_context()
+    return context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+
+
+def hang_up(connected_: socket.socket) -> None:
+    """Whoever reads from it gets an end of file or an error."""
+    with suppress(OSError):  # closed already
+        connected_.shutdown(socket.SHUT_RDWR)
+
+
+def asked(
+    connection: http.client.HTTPConnection, split: SplitResult, *, max_bytes: int, param: str
 ) -> bytes:
-    """A host that sends a byte now and then keeps within every socket timeout: hence a deadline."""
+    """The body of the answer to one GET."""
+    target = (split.path or "/") + (f"?{split.query}" if split.query else "")
+    connection.request("GET", target, headers={"Accept": "image/*, video/*"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise failed(split, f"status {response.status}", param)
     body = bytearray()
     while chunk := response.read1(CHUNK):
         body += chunk
@@ -99,8 +131,6 @@ def body_of(
                 status=413,
                 param=param,
             )
-        if time.monotonic() > deadline:
-            raise failed(split, "not done in time", param)
     if response.length:
         raise failed(split, f"{response.length} bytes too few", param)
     return bytes(body)
