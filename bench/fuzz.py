@@ -7,6 +7,9 @@ is a failed check that names the input's number. File descriptors and memory are
     python bench/fuzz.py --quick
     python bench/fuzz.py --count 2000
     python bench/fuzz.py --only 137
+    python bench/fuzz.py --masks micro
+
+With `--masks micro` segment and track run on the micro SAM 2.
 """
 
 from __future__ import annotations
@@ -39,9 +42,8 @@ from bench.harness import (
     parse_options,
     progress_bar,
 )
+from bench.mask_engines import CLASSICAL, add_masks, open_mask_engines
 from bench.process import open_files, resident_mb
-from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.localize import Localize
 from pixelis_fast.tools_trt.pixels.media import MediaInfo
 from pixelis_fast.tools_trt.properties import Properties
@@ -89,10 +91,10 @@ class Fuzzer:
         findings = Fuzzer(seed=0).run(range(200))
     """
 
-    def __init__(self, *, seed: int, threads: int = 1) -> None:
+    def __init__(self, *, seed: int, threads: int = 1, masks: str = CLASSICAL) -> None:
         self._seed = seed
         self.store = store = MediaStore(STORE_BYTES)
-        segmenter, tracker = ClassicalSegment(), ClassicalTrack()
+        segmenter, tracker = open_mask_engines(masks, threads=threads)
         read_text = ReadText(store, backend="openvino", threads=threads)
         self._direct: dict[str, Callable[..., Any]] = {
             "zoom": Zoom(store),
@@ -172,6 +174,7 @@ def described(outcome: Any) -> Any:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, help=f"inputs; {COUNT}, or {QUICK_COUNT} with --quick")
     add_seed(parser)
+    add_masks(parser)
     parser.add_argument("--only", type=int, help="the number of one input")
 
 
@@ -205,6 +208,7 @@ def report_of(fuzzer: Fuzzer, checks: list[Check], options: Options) -> Report:
     slowest_s, name = findings.slowest
     report.checks += [*checks, Check.at_most("all", f"slowest, s: {name}", slowest_s, SLOW_S)]
     report.extra = {"outcomes": dict(findings.outcomes), "faults": findings.faults}
+    report.extra["engines"] = fuzzer.tools.engines()
     report.notes.append(f"outcomes: {dict(findings.outcomes)}")
     return report
 
@@ -213,9 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(__doc__, arms=ARMS, add=add_flags, argv=argv)
     # Decoders complain on their own; PIL warns of sizes that are meant here.
     warnings.simplefilter("ignore")
-    fuzzer = Fuzzer(seed=options.extra.seed, threads=options.threads)
-    count = options.extra.count or (QUICK_COUNT if options.quick else COUNT)
-    only = options.extra.only
+    extra = options.extra
+    fuzzer = Fuzzer(seed=extra.seed, threads=options.threads, masks=extra.masks)
+    count = extra.count or (QUICK_COUNT if options.quick else COUNT)
+    only = extra.only
     numbers = range(count) if only is None else [only]
     checks = watched(fuzzer, numbers)
     for fault in fuzzer.findings.faults[:40]:

@@ -7,6 +7,10 @@ keeping results is worth.
 
     python bench/soak.py --quick
     python bench/soak.py --calls 5000 --clients 4
+    python bench/soak.py --masks micro
+
+With `--masks micro` segment and track run on the micro SAM 2: its feature store, sessions and
+prompts soak too, and the share of pictures whose features were there is told.
 """
 
 from __future__ import annotations
@@ -38,10 +42,16 @@ from bench.harness import (
     progress_bar,
     rich_table,
 )
+from bench.mask_engines import (
+    CLASSICAL,
+    FEATURE_BYTES,
+    MaskEngines,
+    add_masks,
+    feature_figures,
+    open_mask_engines,
+)
 from bench.process import open_files, resident_mb
 from bench.soak_calls import TOOLS, SoakCall, add_media, draw_calls
-from pixelis_fast.tools_trt.classical.segment import ClassicalSegment
-from pixelis_fast.tools_trt.classical.track import ClassicalTrack
 from pixelis_fast.tools_trt.memo import recalled
 from pixelis_fast.tools_trt.read_text import ReadText
 from pixelis_fast.tools_trt.results import ToolError
@@ -95,12 +105,14 @@ class Samples:
         return float(np.polyfit(calls, resident, 1)[0] * 1000)
 
 
-def open_toolset(*, memo_bytes: int, threads: int) -> Toolset:
+def open_toolset(*, memo_bytes: int, threads: int, engines: MaskEngines | None = None) -> Toolset:
+    """With the engines of segment and track, by default the classical ones."""
     store = MediaStore(STORE_BYTES)
+    segmenter, tracker = engines or open_mask_engines(CLASSICAL, threads=threads)
     return Toolset(
         store,
-        segmenter=ClassicalSegment(),
-        tracker=ClassicalTrack(),
+        segmenter=segmenter,
+        tracker=tracker,
         read_text=ReadText(store, backend="openvino", threads=threads),
         memo_bytes=memo_bytes,
     )
@@ -164,6 +176,7 @@ class Soak:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, help=f"{CALLS}, or {QUICK_CALLS} with --quick")
     parser.add_argument("--clients", type=int, default=CLIENTS)
+    add_masks(parser)
     add_seed(parser)
 
 
@@ -182,7 +195,8 @@ def timings_of(
 
 def without_memo(calls: Sequence[SoakCall], options: Options) -> list[Answer]:
     """The same calls by the same number of clients, each computed unless it joins another."""
-    tools = open_toolset(memo_bytes=0, threads=options.threads)
+    engines = open_mask_engines(options.extra.masks, threads=options.threads)
+    tools = open_toolset(memo_bytes=0, threads=options.threads, engines=engines)
     add_media(tools.store)
     run = Soak(tools, calls)
     run.run(clients=options.extra.clients)
@@ -206,7 +220,8 @@ def rates(answers: Sequence[Answer]) -> dict[str, float]:
 
 def soak(options: Options) -> Report:
     count = options.extra.calls or (QUICK_CALLS if options.quick else CALLS)
-    tools = open_toolset(memo_bytes=MEMO_BYTES, threads=options.threads)
+    engines = open_mask_engines(options.extra.masks, threads=options.threads)
+    tools = open_toolset(memo_bytes=MEMO_BYTES, threads=options.threads, engines=engines)
     calls = draw_calls(random.Random(options.extra.seed), add_media(tools.store), count=count)
     files = open_files()
     run = Soak(tools, calls)
@@ -226,6 +241,12 @@ def soak(options: Options) -> Report:
         Check.at_most("all tools", "new open files", open_files() - files, 4),
         Check.same("all tools", "answers", len(answers), count),
     ]
+    features = feature_figures(engines[0])
+    if features is not None:
+        report.checks += [
+            Check.at_most("all tools", "feature store, bytes", features["bytes"], FEATURE_BYTES),
+            Check.at_least("all tools", "features that were there", features["hits"], 1),
+        ]
     slope = round(samples.slope_mb(), 2)
     if not options.quick:
         report.goals = [Goal.at_most("memory, MB per 1,000 calls", MAX_SLOPE_MB, slope)]
@@ -235,11 +256,12 @@ def soak(options: Options) -> Report:
         "clients": options.extra.clients,
         "answered_by": rates(answers),
         "slope_mb_per_1000": slope,
+        "features": features,
         "resident_mb": [round(value, 1) for value in samples.resident_mb[::step]],
         "engines": tools.engines(),
         "stats": tools.stats().to_json(),
     }
-    shown = ("calls_per_second", "answered_by", "slope_mb_per_1000")
+    shown = ("calls_per_second", "answered_by", "slope_mb_per_1000", "features")
     rows = [[key, f"{report.extra[key]}"] for key in shown]
     report.tables.append(rich_table({"title": "soak", "columns": ["what", "value"], "rows": rows}))
     report.notes += [f"degraded: {tool}: {why}" for tool, why in tools.degraded().items()]

@@ -28,6 +28,7 @@ from pixelis_fast.eval.metrics import answer_scores
 from pixelis_fast.options import takes_agent_options
 from pixelis_fast.pictures import save_pictures
 from pixelis_fast.plain_errors import plain_errors, warnings
+from pixelis_fast.replay import replay
 from pixelis_fast.samples import read_samples
 from pixelis_fast.show import chain_tree, time_table
 from pixelis_fast.tools import ToolConfig
@@ -73,16 +74,17 @@ def rollout(
         Path | None, typer.Argument(help='JSON lines: {"id", "media": [paths], "question"}.')
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the trace.")] = Path("runs/rollout"),
-    replay: Annotated[
-        Path | None, typer.Option(help="A trace folder: run it again, compare every token.")
+    recorded: Annotated[
+        Path | None,
+        typer.Option("--replay", help="A trace folder: run it again, compare every token."),
     ] = None,
 ) -> None:
     """Runs a file of questions to a trace; or replays a trace, with the trace's own settings."""
     with plain_errors():
-        if samples is not None and replay is None:
+        if samples is not None and recorded is None:
             run_samples(samples, options(), out=out)
-        elif replay is not None and samples is None:
-            replay_trace(replay)
+        elif recorded is not None and samples is None:
+            replay_trace(recorded)
         else:
             raise ValueError("expected either a file of samples or --replay, got both or neither")
 
@@ -111,6 +113,13 @@ def serve(
         int, typer.Option(help="Completions running or waiting; above, clients get 429.")
     ] = 128,
     timeout: Annotated[float, typer.Option(help="Seconds per request, waiting included.")] = 300.0,
+    prefill_tokens: Annotated[
+        int | None,
+        typer.Option(help="Most prompt tokens in one forward; without, whatever is there.", min=1),
+    ] = None,
+    prefetch_arrivals: Annotated[
+        bool, typer.Option(help="Let SAM 2 and the text detector look at pictures that arrive.")
+    ] = False,
     trace_mib: Annotated[int, typer.Option(help="Budget of kept traces; 0 keeps none.")] = 256,
     ttrl: Annotated[
         Path | None, typer.Option(help="Learn from what is answered; folder of memory and log.")
@@ -134,6 +143,8 @@ def serve(
             api_key=api_key,
             max_requests=max_requests,
             request_timeout_s=timeout,
+            prefill_tokens=prefill_tokens,
+            prefetch_arrivals=prefetch_arrivals,
             trace_bytes=trace_mib << 20,
         )
 
@@ -141,11 +152,12 @@ def serve(
 @app.command()
 def doctor(
     sam2: Annotated[str | None, typer.Option(help="SAM2 weights to judge the tools by.")] = None,
+    device: Annotated[str, typer.Option(help="Device to judge the tools by.")] = "cpu",
 ) -> None:
-    """Prints devices, backends with reasons, versions, weights, and what each tool runs on."""
+    """Prints devices, versions, backends with reasons, weights, and what each tool runs on."""
     with plain_errors():
         table = Table("section", "what", "state", title="pixelis doctor")
-        for finding in findings(ToolConfig(sam2=sam2)):
+        for finding in findings(ToolConfig(sam2=sam2), device=device):
             style = None if finding.good else "yellow"
             table.add_row(finding.section, finding.name, escape(finding.value), style=style)
         console.print(table)
@@ -232,12 +244,12 @@ def media_ids(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def replay_trace(folder: Path) -> None:
-    """Runs a trace's samples again and compares tokens, log-probabilities and observations."""
+    """Runs a trace's trajectories again and compares tokens, log-probabilities and observations."""
     trace = read_trace(folder)
     agent = open_agent(AgentConfig.from_json(trace.agent))
     agent.tools.store.import_folder(folder / MEDIA_FOLDER)
     with warnings.status(f"replaying {len(trace.trajectories)} trajectories…"):
-        replayed = agent.rollout.run([t.sample for t in trace.trajectories])
+        replayed = replay(agent.rollout, trace.trajectories)
     found = [
         f"{recorded.sample.id}: {difference}"
         for recorded, again in zip(trace.trajectories, replayed, strict=True)

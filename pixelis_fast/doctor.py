@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,23 +16,17 @@ from pixelis_fast.agent import TRAINED_PRESETS
 from pixelis_fast.kernels import _cpu
 from pixelis_fast.policy.attention import flash_varlen
 from pixelis_fast.policy.config import PRESETS
-from pixelis_fast.tools import ToolConfig, describe_tools, probe_backends, shipped_weights
-
-PACKAGES = (
-    "torch",
-    "triton",
-    "transformers",
-    "llguidance",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "rapidocr",
-    "opencv-python-headless",
-    "tensorrt",
-    "flash-attn",
-    "sam2",
-    "easyocr",
+from pixelis_fast.tools import (
+    ToolConfig,
+    ToolError,
+    describe_tools,
+    probe_backends,
+    shipped_weights,
 )
+
+PROJECT = "pixelis-fast"
+NOT_FOR_RUNNING = "dev"
+"""The extra of those who change this package."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +39,15 @@ class Finding:
     good: bool = True
 
 
-def findings(tools: ToolConfig) -> list[Finding]:
-    """Everything, in the order it is printed."""
+def findings(tools: ToolConfig, *, device: str = "cpu") -> list[Finding]:
+    """Everything, in the order it is printed; the tools as they would run on the device."""
+    states = describe_tools(tools, device=device)
     return [
         *_devices(),
         *_versions(),
         *_backends(),
         *_weights(tools),
-        *(Finding("tools", name, engine) for name, engine in describe_tools(tools).items()),
+        *(Finding("tools", name, state.engine, state.is_good) for name, state in states.items()),
     ]
 
 
@@ -68,11 +64,24 @@ def _devices() -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("versions", "python", platform.python_version())
-    for package in PACKAGES:
+    for package, extra in sorted(_packages().items()):
         try:
             yield Finding("versions", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding("versions", package, "not installed", good=False)
+            missing = f"not installed: pip install '{PROJECT}{f'[{extra}]' if extra else ''}'"
+            yield Finding("versions", package, missing, good=False)
+
+
+def _packages() -> dict[str, str]:
+    """What this installation declares that it needs or can use -> the extra that brings it."""
+    found: dict[str, str] = {}
+    for requirement in metadata.requires(PROJECT) or ():
+        name = re.split(r"[^\w.-]", requirement)[0]
+        extra = re.search(r"extra == ['\"]([^'\"]+)", requirement)
+        if name != PROJECT and (extra is None or extra[1] != NOT_FOR_RUNNING):
+            # What is needed anyhow comes first in the list, and no extra takes its place.
+            found.setdefault(name, extra[1] if extra else "")
+    return found
 
 
 def _backends() -> Iterator[Finding]:
@@ -83,14 +92,23 @@ def _backends() -> Iterator[Finding]:
 
 
 def _weights(tools: ToolConfig) -> Iterator[Finding]:
-    for path in shipped_weights():
-        yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
+    yield from _text_weights()
     yield _sam2_weights(tools.sam2)
     for name, folder in TRAINED_PRESETS.items():
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         yield Finding("weights", f"policy {name}", f"{size / 1e6:.1f} MB")
     random = ", ".join(name for name in PRESETS if name not in TRAINED_PRESETS)
     yield Finding("weights", "policy", f"random ones only for {random}", good=False)
+
+
+def _text_weights() -> Iterator[Finding]:
+    try:
+        paths = shipped_weights()
+    except ToolError as error:
+        yield Finding("weights", "text", str(error), good=False)
+        return
+    for path in paths:
+        yield Finding("weights", path.name, f"{path.stat().st_size / 1e6:.1f} MB")
 
 
 def _sam2_weights(given: str | None) -> Finding:

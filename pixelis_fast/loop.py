@@ -163,6 +163,11 @@ class Loop:
                 self._news.notify_all()
         return done.result() if is_queued else action()
 
+    def configure(self, config: LoopConfig) -> None:
+        """Other limits from the next tick on; what is running goes on under them."""
+        self.between_ticks(lambda: self._batch.configure(config))
+        self.config = config
+
     def start(self) -> None:
         """Starts the thread, or joins those who use it already: each start wants a close."""
         with self._life:

@@ -34,11 +34,11 @@ class Ahead:
     """Begins, claims and cancels; called by the loop's thread."""
 
     def __init__(self, tools: ToolBox, config: LoopConfig, stats: LoopStats) -> None:
-        self._tools, self._config, self._stats = tools, config, stats
+        self._tools, self.config, self._stats = tools, config, stats
 
     def arrived(self, run: Run) -> None:
         """The run's pictures are here. A clip's frames are prepared when a call names one."""
-        if not self._config.prefetch_arrivals or run.request.hands_over_calls:
+        if not self.config.prefetch_arrivals or run.request.hands_over_calls:
             return
         for media in dict.fromkeys(run.workspace.media):
             if media.kind is MediaKind.IMAGE:
@@ -50,9 +50,9 @@ class Ahead:
         text = run.parser.open_call
         if text is None or run.request.hands_over_calls:
             return
-        if self._config.prefetch:
+        if self.config.prefetch:
             self._look_for_name(run, text)
-        if self._config.early_start:
+        if self.config.early_start:
             self._look_for_call(run, text)
 
     def claim(self, run: Run, call: ToolCall) -> PendingCall | None:

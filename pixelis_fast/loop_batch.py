@@ -53,6 +53,10 @@ class Batch:
         self._sessions = Sessions(engine, self.live, self.stats)
         self._ahead = Ahead(tools, config, self.stats)
 
+    def configure(self, config: LoopConfig) -> None:
+        """Between two forwards; what is cut already stays cut as it is."""
+        self._config = self._ahead.config = config
+
     @property
     def has_place(self) -> bool:
         return len(self.live) < self._config.max_sessions

@@ -48,10 +48,10 @@ class RolloutConfig:
 
     embeddings: bool = False
     """Keep each step's embedding z_t in the trajectory."""
-    overlap: bool = True
-    """Trajectories go on while others wait for tools. A batch with overlap has the same tokens, but
-    the last bits of its log-probabilities hang on how long tools take; without, it is repeatable
-    bit for bit."""
+    overlap: bool = False
+    """Trajectories go on while others wait for tools: faster, and the last bits of the batch's
+    log-probabilities hang on how long tools take. Off: whoever wants a batch that is no longer
+    repeatable bit for bit says so."""
 
     def __post_init__(self) -> None:
         check_positive(self, "max_steps", "max_tokens", "max_time_s")

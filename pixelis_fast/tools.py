@@ -43,12 +43,8 @@ from pixelis_fast.tools_trt.results import (
 )
 from pixelis_fast.tools_trt.scheduler import Ticket, refused
 from pixelis_fast.tools_trt.store import MediaStore
-from pixelis_fast.tools_trt.tool_config import (
-    ToolConfig,
-    describe_tools,
-    open_toolset,
-    shipped_weights,
-)
+from pixelis_fast.tools_trt.tool_config import ToolConfig, open_toolset, shipped_weights
+from pixelis_fast.tools_trt.tool_states import describe_tools
 from pixelis_fast.tools_trt.toolset import Toolset
 from pixelis_fast.types import Box, Mask, Media, MediaKind, Observation, ToolCall
 

@@ -105,12 +105,12 @@ class Alone:
         coins_of(agent)
         phone_of(agent)
         self._agent = agent
-        self._known: dict[tuple[str, int, int], Trajectory] = {}
+        self._known: dict[Request, Trajectory] = {}
 
     def __call__(self, request: Request) -> Trajectory:
-        key = request.sample.id, request.sampling.seed, request.max_tokens
+        key = replace(request, group_key=None, salt="", in_step=False)
         if key not in self._known:
-            self._known[key] = alone(self._agent, replace(request, group_key=None, salt=""))
+            self._known[key] = alone(self._agent, key)
         return self._known[key]
 
 

@@ -1,7 +1,9 @@
 """Builds, gates and times engines: `python -m pixelis_fast.tools_trt.build --model sam2.1-tiny`.
 
 For every graph of a model: export, build on the backend, compare with the fp32 reference, time,
-and leave the plan in the cache for the tools to find. Prints a table; `--json` keeps everything.
+and leave the plan in the cache. SAM 2's plans are found there by the tools. Those of text models
+answer which backend and precision would pass and how fast; `read_text` opens its own sessions,
+which keep sizes open. Prints a table; `--json` keeps everything.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixelis_fast.tools_trt.backends import BACKENDS, builder
-from pixelis_fast.tools_trt.build_models import MODELS, has_random_weights, model_specs
+from pixelis_fast.tools_trt.build_models import MODELS, TEXT, has_random_weights, model_specs
 from pixelis_fast.tools_trt.build_rows import Row, build_rows
 from pixelis_fast.tools_trt.engines.plans import CACHE_VARIABLE, default_root
 from pixelis_fast.tools_trt.results import ToolError
@@ -26,7 +28,8 @@ HELP = f"""Build, gate and time engines for one model.
 
 Each graph is built in the fastest precision that passes its accuracy gate (fp16, fp16 with fp32
 islands, bf16, fp32 on a GPU; bf16, fp32 on a CPU), timed, and kept under {CACHE_VARIABLE} or the
-user's cache folder, where the tools find it. What failed a gate is listed with its figures.
+user's cache folder. What failed a gate is listed with its figures. Segment and track find SAM 2's
+plans there; those of {", ".join(TEXT)} are for gating and timing alone: read_text keeps sizes open.
 
 Models: {", ".join(MODELS)}.
 
@@ -38,6 +41,7 @@ Examples:
 
   build --model sam2.1-large --weights sam2.1_hiera_large.pt --backend tensorrt --verify
 """
+FIGURES = "text models: plans are gated and timed; read_text uses none of them, it keeps sizes open"
 RANDOM = "random weights: times are true, masks mean nothing, gates compare embeddings"
 console, errors = Console(), Console(stderr=True)
 app = typer.Typer(add_completion=False)
@@ -86,6 +90,8 @@ def main(
             builder(backend)  # a missing one is told before anything is loaded
         if has_random_weights(model, weights=weights, random_weights=random_weights):
             errors.print(RANDOM)
+        if model in TEXT:
+            errors.print(FIGURES)
         specs = model_specs(
             model, weights=weights, random_weights=random_weights, side=side, graphs=graph
         )

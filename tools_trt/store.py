@@ -48,8 +48,8 @@ from pixelis_fast.tools_trt.results import ToolInputError
 __all__ = ["CropRecipe", "MediaInfo", "MediaStore"]
 
 KEPT_SHARE = 0.5
-"""Share of the host's budget that one video's decoded frames may take, or one group of pictures of
-a longer video; of a longer one none are kept."""
+"""Share of the host's budget that the decoded frames of one video, or of one pass through a part
+of it, may take."""
 
 
 class MediaStore:
@@ -348,17 +348,16 @@ class MediaStore:
         assert source.index is not None, "only a video has frames"
         assert source.encoded is not None, "a video has encoded bytes"
         media_id, index = source.info.id, source.index
+        room = self._video_bytes // index.frame_bytes
 
         def keep(number: int, frame: DecodedFrame) -> None:
-            # All of a group or none: a part of it would not spare the way through it.
-            if frame.nbytes * len(index.group_of(number)) <= self._video_bytes:
-                self._pixels.put(_decoded_key(media_id, number), frame)
+            self._pixels.put(_decoded_key(media_id, number), frame)
 
         for number in numbers:
             frame = self._pixels.get(_decoded_key(media_id, number))
             if frame is None:
                 cursor = self._videos.cursor(media_id, source.encoded, index)
-                frame = cursor.read(number, keep=keep if keeps_groups else None)
+                frame = cursor.read(number, keep=keep if keeps_groups else None, room=room)
             yield number, frame
 
     def _keep(self, key: Hashable, pixels_HWC: np.ndarray) -> np.ndarray:

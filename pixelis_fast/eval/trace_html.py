@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from pixelis_fast.policy.tokenizer import Tokenizer
-from pixelis_fast.serve.trace_pictures import Picture, render
-from pixelis_fast.serve.trace_record import make_record
 from pixelis_fast.tools import MediaStore
+from pixelis_fast.trace_pictures import Picture, render
+from pixelis_fast.trace_record import make_record
 from pixelis_fast.types import Trajectory
 
 LONGEST_SIDE = 420

@@ -33,7 +33,7 @@ from pixelis_fast.phases.rft_rows import (
     step_row,
     update_row,
 )
-from pixelis_fast.policy.mismatch import LIMITS, MismatchAlarm
+from pixelis_fast.policy.mismatch import MismatchAlarm
 from pixelis_fast.policy.published import Published
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.progress import step_bar
@@ -80,8 +80,7 @@ class RftRun:
         size = policy.config.text.hidden_size
         self.dynamics = Dynamics(size, config.rewards.dynamics, seed=config.seed)
         self.stages = Stages(config.stages)
-        mean_limit, _ = LIMITS[policy.dtype]
-        self.alarm = MismatchAlarm(mean_limit, float("inf"))
+        self.alarm = MismatchAlarm.for_dtype(policy.dtype)
         self.step_number = 0
 
     def train(self) -> Path:

@@ -170,6 +170,8 @@ class TtrlLearner:
             step = self.parts.updater.learn(lessons)
         details = step.details(self.num_updates) | {"seconds": self._seconds["update"]}
         decision = step.decision
+        if step.stale is not None:
+            return Outcome(TtrlStatus.STALE, step.stale, details)
         if decision is None:
             reason = f"gradient norm {step.gradient_norm}, loss {step.losses['loss']}"
             return Outcome(TtrlStatus.SKIPPED, reason, details)

@@ -25,6 +25,9 @@ class TtrlStatus(Enum):
     """Its tenant has had its updates."""
     WAITING = "waiting"
     """Part of an update that waits for more queries."""
+    STALE = "stale"
+    """The group's log-probabilities are not those of the bank that learns: what was published is
+    not what spoke. Nothing changed."""
     SKIPPED = "skipped"
     """The gradient was not finite; nothing changed."""
     DROPPED = "dropped"

@@ -28,6 +28,7 @@ from pixelis_fast.phases.ttrl_lesson import Lesson
 from pixelis_fast.phases.ttrl_probe import ProbeSet
 from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.policy.adapters import AdapterBank
+from pixelis_fast.policy.mismatch import Mismatch, MismatchAlarm, measure
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.training_batch import LoadPatches
 from pixelis_fast.types import Trajectory
@@ -43,7 +44,9 @@ class Step:
     losses: dict[str, float]
     gradient_norm: float
     decision: Decision | None
-    """None: the gradient was not finite, and nothing changed."""
+    """None: the gradient was not finite or the lessons were stale, and nothing changed."""
+    stale: str | None = None
+    """How far the lessons are from the bank's own words, where arithmetic does not explain it."""
 
     def details(self, number: int) -> dict[str, Any]:
         """As the log has it."""
@@ -87,6 +90,7 @@ class Updater:
             device=policy.device,
         )
         self.ema = self.bank.copy().freeze()
+        self.alarm = MismatchAlarm.for_dtype(policy.dtype)
         self.controller = KlController(config.corridor)
         self.optimizer = torch.optim.AdamW(
             self.bank.parameters(), lr=config.learning_rate, weight_decay=0.0
@@ -117,10 +121,13 @@ class Updater:
         found.loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.bank.parameters(), self.config.max_norm))
         mismatch = self._mismatch(batch, trajectories, found)
-        losses = losses_of(found, share) | {"mismatch": mismatch, "beta": self.beta}
-        if not (math.isfinite(norm) and math.isfinite(losses["loss"])):
+        told = {"mismatch": mismatch.mean_abs, "mismatch_max": mismatch.max_abs, "beta": self.beta}
+        losses = losses_of(found, share) | told
+        is_finite = math.isfinite(norm) and math.isfinite(losses["loss"])
+        stale = self.alarm.refusal(mismatch) if is_finite else None
+        if stale or not is_finite:
             self.undo()
-            return Step(losses, norm, None)
+            return Step(losses, norm, None, stale)
         self.optimizer.step()
         self.optimizer.zero_grad()
         decision = self._decide(batch, ema_NE)
@@ -199,12 +206,12 @@ class Updater:
 
     def _mismatch(
         self, batch: LearnerBatch, taught: Sequence[Trajectory], found: PolicyLoss
-    ) -> float:
-        """Mean |log-probability here - when sampled| of the lessons' tokens; near 0 on-policy."""
+    ) -> Mismatch:
+        """Of the lessons' tokens, here and when sampled: nobody learns between query and update."""
         learned = [[float(each) for each in learned_tokens(t)] for t in taught]
         taught_N = batch.rows(self._beside_probes(learned)) > 0
         sampled_N = batch.rows([t.logprobs for t in batch.trajectories])
-        return float((found.logprob_N - sampled_N)[taught_N].abs().mean())
+        return measure(sampled_N[taught_N], found.logprob_N[taught_N])
 
     def _beside_probes(self, values: list[list[float]]) -> list[list[float]]:
         """Probes teach nothing."""

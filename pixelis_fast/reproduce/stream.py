@@ -26,7 +26,13 @@ FIRST = 100_000
 """Number of the stream's first task: far behind what is measured."""
 ADVERSARIAL = (0.6, 0.7)
 """The segment, as shares of the stream."""
-UPDATED = (TtrlStatus.PUBLISHED, TtrlStatus.DROPPED, TtrlStatus.REFUSED, TtrlStatus.SKIPPED)
+UPDATED = (
+    TtrlStatus.PUBLISHED,
+    TtrlStatus.DROPPED,
+    TtrlStatus.REFUSED,
+    TtrlStatus.SKIPPED,
+    TtrlStatus.STALE,
+)
 
 
 def stream(

@@ -23,6 +23,7 @@ from pixelis_fast.serve.chat import chat_completions
 from pixelis_fast.serve.config import ServeConfig
 from pixelis_fast.serve.errors import ApiError, broken
 from pixelis_fast.serve.service import Service
+from pixelis_fast.serve.telemetry import flush
 
 LOG = logging.getLogger(__name__)
 Beside = Callable[[Service], AbstractContextManager[Any]]
@@ -62,6 +63,7 @@ def make_app(agent: Agent, config: ServeConfig, *, beside: Beside | None = None)
         finally:
             service.loop.close()
             service.close()
+            flush()
 
     app = Starlette(
         routes=ROUTES,

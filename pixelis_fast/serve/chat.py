@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from pixelis_fast.serve.admission import Place
 from pixelis_fast.serve.body import read_body
 from pixelis_fast.serve.chat_request import ChatRequest
 from pixelis_fast.serve.chat_response import Json, usage
@@ -34,12 +35,10 @@ async def chat_completions(request: Request) -> Response | EventStream:
     """One chat completion; ApiError is for the application to answer."""
     service: Service = request.app.state.service
     arrived_ns = time.time_ns()
-    place = service.admission.enter()
     try:
-        chat = await _read(request, service)
-        place.grow(chat.n - 1)
-    except BaseException:
-        place.leave()
+        chat, place = await _enter(request, service)
+    except ApiError as error:
+        service.record(request.headers, arrived_ns=arrived_ns, error=error)
         raise
     # From here on the place is the run's to give back.
     run = ChatRun(service, chat, headers=request.headers, place=place, arrived_ns=arrived_ns)
@@ -47,6 +46,18 @@ async def chat_completions(request: Request) -> Response | EventStream:
     if not run.chat.stream:
         return await _whole(request, run)
     return await EventStream.open(request, run)
+
+
+async def _enter(request: Request, service: Service) -> tuple[ChatRequest, Place]:
+    """The request and its place among those that run; who is refused keeps none."""
+    place = service.admission.enter()
+    try:
+        chat = await _read(request, service)
+        place.grow(chat.n - 1)
+    except BaseException:
+        place.leave()
+        raise
+    return chat, place
 
 
 async def _read(request: Request, service: Service) -> ChatRequest:

@@ -23,9 +23,8 @@ from pixelis_fast.serve.errors import ApiError, broken, busy
 from pixelis_fast.serve.functions import RunsTools
 from pixelis_fast.serve.media import check_media, media_bytes
 from pixelis_fast.serve.service import Service
-from pixelis_fast.serve.telemetry import record_request
 from pixelis_fast.serve.top_logprobs import RecordingSampler
-from pixelis_fast.serve.trace_record import make_record
+from pixelis_fast.trace_record import make_record
 from pixelis_fast.types import Media, RolloutStatus, Trajectory
 
 LOG = logging.getLogger(__name__)
@@ -228,6 +227,7 @@ class ChatRun:
                 await service.in_thread(self._keep_traces)
                 self._measure(seconds)
                 self._tell()
+            self._record()
         finally:
             await service.in_thread(
                 lambda: service.ledger.release([media.id for media in self._media])
@@ -265,17 +265,15 @@ class ChatRun:
         service.metrics.request_duration.observe(seconds)
         for choice in self.choices:
             service.measure_choice(choice)
-        record_request(
+
+    def _record(self) -> None:
+        """A span, of a request too that was refused before it had a choice."""
+        self._service.record(
             self._headers,
-            start_ns=self._arrived_ns,
-            end_ns=time.time_ns(),
-            attributes={
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.request.model": self.head.model,
-                "gen_ai.response.id": self.head.id,
-            },
+            arrived_ns=self._arrived_ns,
+            error=self.error,
+            response_id=self.head.id if self.choices else "",
             tools=[tool for choice in self.choices for tool in choice.tools],
-            error=str(self.error) if self.error else None,
         )
 
 

@@ -52,6 +52,12 @@ class ServeConfig:
     max_text_chars: int = 200_000
     """Of all messages together."""
     max_n: int = 8
+    prefill_tokens: int | None = None
+    """Most prompt tokens in one forward, so that a long prompt holds up no running stream
+    (LoopConfig). None: as the agent's loop is set, which by default computes a prompt at once."""
+    prefetch_arrivals: bool = False
+    """SAM 2 and the text detector look at pictures that arrive (LoopConfig), for questions that
+    call one of them more often than not. False: as the agent's loop is set."""
     body_timeout_s: float = 30.0
     """For a client to send its request."""
     request_timeout_s: float = 300.0
@@ -68,7 +74,8 @@ class ServeConfig:
         for each in fields(self):
             value = getattr(self, each.name)
             low = 0 if each.name in may_be_zero else 1e-9
-            if isinstance(value, int | float) and value < low:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and value < low:
                 bound = ">= 0" if each.name in may_be_zero else "> 0"
                 raise ValueError(f"{each.name}: expected {bound}, got {value}")
         root = self.media.root

@@ -45,6 +45,8 @@ class LearningStats:
     steps: int = 0
     published: int = 0
     abstained: int = 0
+    stale: int = 0
+    """Updates refused because what was published is not what spoke: above 0, look at the log."""
     failed: int = 0
     """1 once an error ended the learning; the server goes on without."""
 
@@ -120,6 +122,7 @@ class ServingLearner:
         self._stats.steps += 1
         self._stats.published += event.status is TtrlStatus.PUBLISHED
         self._stats.abstained += event.status is TtrlStatus.ABSTAINED
+        self._stats.stale += event.status is TtrlStatus.STALE
 
     def _wait_for_quiet(self) -> None:
         end_s = time.monotonic() + PATIENCE_S

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from pixelis_fast.serve.errors import ApiError
 from pixelis_fast.serve.service import Service
-from pixelis_fast.serve.trace_record import TraceRecord
+from pixelis_fast.trace_record import TraceRecord
 
 VIEWER = files("pixelis_fast.serve") / "viewer"
 VIEWER_FILES = {"viewer.css": "text/css", "viewer.js": "text/javascript"}

@@ -9,6 +9,7 @@ import uvicorn
 from pixelis_fast.agent import Agent
 from pixelis_fast.serve.app import Beside, make_app
 from pixelis_fast.serve.config import ServeConfig
+from pixelis_fast.serve.telemetry import start_exporting
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 30
@@ -53,5 +54,9 @@ def serve(
     *,
     beside: Beside | None = None,
 ) -> None:
-    """Serves until SIGINT or SIGTERM; requests in flight get `shutdown_s` to end."""
+    """Serves until SIGINT or SIGTERM; requests in flight get `shutdown_s` to end.
+
+    ValueError where spans are to be exported and cannot be (telemetry.py).
+    """
+    start_exporting()
     make_server(agent, config, beside=beside).run(sockets=[listening])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from pixelis_fast.serve.config import ServeConfig
 from pixelis_fast.serve.errors import ApiError
 from pixelis_fast.serve.media import MediaLedger
 from pixelis_fast.serve.metrics import Metrics
+from pixelis_fast.serve.telemetry import ToolSpan, record_request
 from pixelis_fast.serve.traces import TraceRing
 from pixelis_fast.types import TokenRole, Trajectory
 
@@ -46,6 +48,13 @@ class Service:
         self.ledger = MediaLedger(agent.tools)
         self.traces = TraceRing(self.ledger, byte_budget=config.trace_bytes)
         self.admission = Admission(config.max_requests)
+        own = agent.config.loop
+        shared = replace(
+            own,
+            prefill_tokens=config.prefill_tokens or own.prefill_tokens,
+            prefetch_arrivals=config.prefetch_arrivals or own.prefetch_arrivals,
+        )
+        self.loop.configure(shared)
         text = agent.policy.config.text
         self.max_positions = text.max_positions
         self.grammars = AnswerGrammars(
@@ -124,6 +133,33 @@ class Service:
     def seeded_sampling(self, sampling: Sampling, index: int) -> Sampling:
         """The n completions of a request draw from streams of their own."""
         return replace(sampling, seed=(sampling.seed + index) % SEEDS)
+
+    def record(
+        self,
+        headers: Mapping[str, str],
+        *,
+        arrived_ns: int,
+        error: ApiError | None,
+        response_id: str = "",
+        tools: Sequence[ToolSpan] = (),
+    ) -> None:
+        """A request's span; one that was refused has no response."""
+        attributes: dict[str, str | int] = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.request.model": self.name,
+        }
+        if response_id:
+            attributes["gen_ai.response.id"] = response_id
+        if error is not None:
+            attributes["http.response.status_code"] = error.status
+        record_request(
+            headers,
+            start_ns=arrived_ns,
+            end_ns=time.time_ns(),
+            attributes=attributes,
+            tools=tools,
+            error=None if error is None else str(error),
+        )
 
     def measure_choice(self, choice: Choice) -> None:
         trajectory, metrics = choice.trajectory, self.metrics

@@ -1,11 +1,13 @@
 """OpenTelemetry spans of requests and tool calls, where opentelemetry is installed.
 
-Where spans go is the process's own setting (opentelemetry-sdk and its OTEL_* variables); without
-the package nothing is recorded, and `TELEMETRY_REASON` says so.
+Where spans go is what OTEL_EXPORTER_OTLP_ENDPOINT and the SDK's other variables say, or a provider
+that the process has set up itself; without either they go nowhere. Without the package nothing is
+recorded, and `TELEMETRY_REASON` says so.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +20,11 @@ TELEMETRY_REASON = (
     else "no opentelemetry: pip install 'pixelis-fast[otel]'"
 )
 NAME = "pixelis_fast.serve"
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROTOCOL = "http/protobuf"
+FLUSH_MS = 5000
+"""A collector that does not answer may hold up the server's end for so long."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,51 @@ class ToolSpan:
     start_ns: int
     end_ns: int
     error: str | None
+
+
+def start_exporting() -> None:
+    """Sends spans to the collector that the variables name, over HTTP; nothing where none is named.
+
+    ValueError where one is that takes another protocol, or the packages that send are missing. Once
+    per process; a provider that is set already stays.
+    """
+    named = _first_set(ENDPOINTS)
+    if named is None:
+        return
+    spoken = _first_set(PROTOCOLS)
+    if spoken is not None and os.environ[spoken] != PROTOCOL:
+        raise ValueError(f"{spoken}: expected {PROTOCOL}, got {os.environ[spoken]}")
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{named}: expected the package {error.name}, got none; "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+        ) from error
+    if isinstance(trace.get_tracer_provider(), TracerProvider):
+        return
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def _first_set(names: Sequence[str]) -> str | None:
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def flush() -> None:
+    """Sends what waits: a signal that ends the process may leave no later moment."""
+    if not HAS_TELEMETRY:
+        return
+    from opentelemetry import trace
+
+    # The API's own provider, in place where nobody exports, has nothing to send.
+    send = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if send is not None:
+        send(FLUSH_MS)
 
 
 def record_request(

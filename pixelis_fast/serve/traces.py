@@ -6,8 +6,8 @@ from collections import OrderedDict
 from threading import Lock
 
 from pixelis_fast.serve.media import MediaLedger
-from pixelis_fast.serve.trace_pictures import render
-from pixelis_fast.serve.trace_record import TraceRecord
+from pixelis_fast.trace_pictures import render
+from pixelis_fast.trace_record import TraceRecord
 
 
 class TraceRing:

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -119,28 +120,57 @@ def test_a_batch_in_step_repeats_bit_for_bit(agent):
         assert differences(one, other) == []
 
 
+def drawn_settings(rng: random.Random) -> dict[str, Any]:
+    """A loop and an engine, every mechanism on or off."""
+    prefetch = rng.random() < 0.5
+    is_invariant = rng.random() < 0.2
+    engine = EngineConfig(
+        keep_kv=rng.random() < 0.8,
+        share_prefix=not is_invariant and rng.random() < 0.7,
+        batch_invariant=is_invariant,
+        packed_weights=rng.random() < 0.5,
+        prefill_chunk=rng.choice([None, rng.randint(8, 400)]),
+        prefix_cache_bytes=rng.choice([0, 1 << 28]),
+    )
+    return {
+        "prefill_tokens": rng.choice([None, rng.randint(8, 600)]),
+        "max_sessions": rng.choice([2, 3, 64]),
+        "share_prompts": rng.random() < 0.7,
+        "early_start": rng.random() < 0.5,
+        "prefetch": prefetch,
+        "prefetch_arrivals": prefetch and rng.random() < 0.3,
+        "engine": engine,
+    }
+
+
+def drawn_features(rng: random.Random) -> dict[str, Any]:
+    """Of one request: half follow the grammar and jump ahead, as by default."""
+    constrained = rng.random() < 0.8
+    return {
+        "constrained": constrained,
+        "jump_ahead": constrained and rng.random() < 0.6,
+        "in_step": rng.random() < 0.3,
+    }
+
+
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"prefill_tokens": 64},
-        {"max_sessions": 2},
-        {"early_start": False, "prefetch": False},
-        {"room": 2.5},
-        {"prefill_tokens": 512, "engine": EngineConfig(keep_kv=False)},
-    ],
-    ids=["default", "chunks", "few", "nothing-ahead", "tight", "resent"],
+    [{}, {"room": 2.5}, *({"drawn": seed} for seed in range(4))],
+    ids=lambda settings: " ".join(f"{k} {v}" for k, v in settings.items()) or "default",
 )
 def test_random_interleavings_give_what_each_gives_alone(agent, coins, expected, settings):
     """Requests arrive at random moments, with groups among them; some are cancelled."""
     rng = random.Random(str(settings))
+    is_drawn = "drawn" in settings
     if room := settings.get("room"):
         busy = small(agent, coins, factor=room)
     else:
-        busy = variant(agent, **settings)
+        busy = variant(agent, **(drawn_settings(rng) if is_drawn else {}))
     coins, phone = coins_of(busy), phone_of(busy)
     requests = [ask(phone, seed) for seed in (0, 103)] + [ask(coins, seed) for seed in (1, 102)]
     requests += [ask(coins, seed, group_key="g") for seed in (10, 11, 100, 101)]
+    if is_drawn:
+        requests = [replace(request, **drawn_features(rng)) for request in requests]
     rng.shuffle(requests)
     with busy.loop as loop:
         tickets = []
@@ -155,6 +185,29 @@ def test_random_interleavings_give_what_each_gives_alone(agent, coins, expected,
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert sum(step.observation is not None for t in got for step in t.steps) >= 6
     assert busy.engine.stats().sessions == 0
+
+
+def test_a_loop_takes_another_budget_while_it_runs(agent, coins):
+    """Prompts in one forward, then the same in parts; the tokens stay."""
+    other = variant(agent, engine=EngineConfig(prefix_cache_bytes=0))
+    coins, sizes = coins_of(other), []
+    extend = other.engine.extend
+
+    def watched(sessions, chunks, **options):
+        sizes.append(sum(len(chunk.ids) for chunk in chunks if chunk.opens_turn))
+        return extend(sessions, chunks, **options)
+
+    other.engine.extend = watched
+    with other.loop as loop:
+        whole = loop.submit(ask(coins, 0)).result(60)
+        at_once = max(sizes)
+        sizes.clear()
+        loop.configure(LoopConfig(prefill_tokens=100))
+        parts = loop.submit(ask(coins, 0)).result(60)
+    assert at_once > 400
+    assert max(sizes) <= 100
+    assert parts.ids == whole.ids
+    assert loop.config.prefill_tokens == 100
 
 
 def test_actions_run_between_forwards(agent, coins):

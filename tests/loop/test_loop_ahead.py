@@ -180,6 +180,23 @@ def test_real_preparations_serve_real_calls(agent):
     assert plain.loop.stats().prefetches == 0
 
 
+def test_real_preparations_at_arrival_serve_real_calls(agent):
+    """Both tools of a picture look at it before anyone asks; whoever asks then gets the same."""
+    plain = with_tools(agent, None, prefetch=False)
+    ready = with_tools(agent, None, prefetch_arrivals=True)
+    runs = [run(each, READ, SEGMENT, ANSWER, name="text.png") for each in (plain, ready)]
+    for one, other in zip(runs[0].steps, runs[1].steps, strict=True):
+        assert other.observation is None or other.observation.text == one.observation.text
+    stats = ready.loop.stats()
+    assert (
+        stats.prefetch_used
+        == stats.prefetches
+        == ready.tools.toolset.stats().calls.tools["prepare"].ran
+    )
+    assert stats.prefetches >= 1
+    assert "prepare" not in plain.tools.toolset.stats().calls.tools
+
+
 def test_arrivals_need_prefetch():
     with pytest.raises(ValueError, match="prefetch_arrivals: expected prefetch=True"):
         LoopConfig(prefetch=False, prefetch_arrivals=True)

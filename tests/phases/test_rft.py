@@ -75,11 +75,10 @@ def test_lora_learns_and_leaves_the_base_alone(policy, tmp_path):
     before = snapshot(run)
     folder = run.train()
     assert unchanged(run, before)
-    first, second, third = rows(tmp_path)
+    first, _, third = rows(tmp_path)
     # The bank starts as nothing: the policy is its anchor, then moves away from it.
     assert first["update/kl"] == pytest.approx(0.0, abs=1e-6)
     assert third["update/kl"] > 1e-6
-    assert second["mismatch/max"] < 1e-4
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     base, merged = weights(policy), weights(folder)
     moved = {name for name in base if not torch.equal(base[name], merged[name])}
@@ -151,7 +150,7 @@ def test_the_log_has_every_part(policy, tmp_path):
     assert 0 < row["rollout/calls"] <= 3
     assert 0 <= row["rollout/valid_calls"] < 1
     assert row["reward/invalid"] > 0
-    assert row["mismatch/max"] < 1e-4
+    assert row["mismatch/max"] <= 1e-6
     assert {"groups/dropped", "mismatch/mean", "seconds/rollout", "dynamics/error"} <= row.keys()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from pixelis_fast.policy.engine import EngineConfig
 from tests.policy.agent_runs import (
@@ -19,6 +20,9 @@ from tests.tiny_policy import tiny_policy as make_policy
 RUNS = 19
 BUDGET = 900_000
 """Bytes for two or three sessions, room included."""
+DRAWN = object()
+SIZES = st.integers(1, 90)
+"""From single tokens to more than the longest part of a turn."""
 SWITCHES = {
     "defaults": {},
     "resent history": {"keep_kv": False},
@@ -27,7 +31,7 @@ SWITCHES = {
     "small prefix cache": {"prefix_cache_bytes": 200_000},
     "no vision cache": {"vision_cache_bytes": 0},
     "plain matrices": {"packed_weights": False},
-    "prefill in pieces": {"prefill_chunk": 6},
+    "prefill in pieces": {"prefill_chunk": DRAWN},
     "under pressure": {"kv_bytes": BUDGET},
     "static buffers": {"static_decode": True},
     "batch invariant": {"share_prefix": False, "batch_invariant": True},
@@ -45,11 +49,12 @@ PICTURED = Turn(((20, 0), (PIECES[1], 0)))
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
 @settings(max_examples=RUNS, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(actions=ACTIONS)
-@example(actions=[("open", PICTURED, "", True), ("step all", 2)] * 2)
-def test_greedy_tokens_are_those_of_transformers(pair, switches, actions):
+@given(actions=ACTIONS, size=SIZES)
+@example(actions=[("open", PICTURED, "", True), ("step all", 2)] * 2, size=6)
+def test_greedy_tokens_are_those_of_transformers(pair, switches, actions, size):
     policy, model = pair
-    runner = Runner(policy).start(EngineConfig(**switches))
+    drawn = {name: size if value is DRAWN else value for name, value in switches.items()}
+    runner = Runner(policy).start(EngineConfig(**drawn))
     perform(runner, actions)
     for actor in runner.actors:
         assert chosen(actor) == expected_tokens(model, actor)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from pixelis_fast.serve.trace_pictures import LONGEST_SIDE
+from pixelis_fast.trace_pictures import LONGEST_SIDE
 from tests.media import clip
 from tests.serve.running import image, running, text, video
 

@@ -1,8 +1,12 @@
 """Backends: equal answers, honest choice, and clear errors for what is missing."""
 
+import importlib
+import os
+import shutil
 import subprocess
 import sys
 import threading
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from pixelis_fast.tools_trt.backends import (
     Backend,
     BackendMissingError,
     builder,
+    gpu_libraries,
     open_session,
     probe_backends,
 )
@@ -26,8 +31,11 @@ from tests.tools.engine_cases import columns, columns_spec, probes
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: the `ort` extra")
 from pixelis_fast.tools_trt.backends.ort import (  # noqa: E402
+    CPU_BUILDER,
     CUDA,
+    CUDA_BUILDER,
     TENSORRT,
+    TENSORRT_BUILDER,
     check_provider,
     provider_options,
 )
@@ -142,6 +150,36 @@ def test_ort_never_carries_on_with_another_provider(provider):
     )
     with pytest.raises(BackendMissingError, match=rf"expected {provider}, got CPU"):
         check_provider(session, provider)
+
+
+def installed(folder, name, version):
+    """An installed distribution, as importlib finds it."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return info
+
+
+@pytest.mark.parametrize("package", ["tensorrt_cu12_libs", "nvidia-cudnn-cu99"])
+def test_ort_names_the_libraries_its_gpu_providers_load(tmp_path, monkeypatch, package):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = package.replace("_", "-")
+    info = installed(tmp_path, package, "10.9.0")
+    for each in (CUDA_BUILDER, TENSORRT_BUILDER):
+        assert each.versions()[name] == "10.9.0"
+    assert name not in CPU_BUILDER.versions()
+    shutil.rmtree(info)
+    installed(tmp_path, package, "10.9.1")
+    importlib.invalidate_caches()
+    assert TENSORRT_BUILDER.versions()[name] == "10.9.1"
+
+
+def test_a_library_of_the_system_tells_its_version():
+    """libc stands for the ones that are not here: a function without arguments gives a number."""
+    path = find_library("c")
+    assert path is not None
+    assert gpu_libraries.library_version(path, "getpid") == str(os.getpid())
+    assert set(gpu_libraries.system_versions()) <= {"system nvinfer", "system cudnn"}
 
 
 def test_ort_does_not_search_convolutions_exhaustively():

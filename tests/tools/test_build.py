@@ -40,6 +40,14 @@ def test_the_command_builds_a_model(tmp_path):
     assert json.loads(sidecar.read_text())["key"]["engine"] == "sam2.1-micro@64/encoder"
 
 
+def test_plans_of_text_models_are_said_to_be_for_figures(tmp_path):
+    """read_text opens its own sessions: nothing may promise that it finds these."""
+    page = ("--graph", "eye", "--plan-dir", tmp_path)
+    said = {model: build("--model", model, *page).output for model in ("pp-ocrv6", "micro")}
+    assert "read_text uses none of them" in said["pp-ocrv6"].replace("\n", " ")
+    assert "read_text" not in said["micro"]
+
+
 def test_help_teaches():
     result = build("--help")
     assert result.exit_code == 0

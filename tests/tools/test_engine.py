@@ -135,6 +135,55 @@ def test_auto_measures_every_backend_and_remembers(plans, monkeypatch):
     assert again.report.backend == engine.report.backend
 
 
+def torn(memory):
+    memory.write_text(memory.read_text()[:40])
+
+
+def not_timings(memory):
+    memory.write_text("{}")
+
+
+def other_fields(memory):
+    memory.write_text('[{"backend": "torch_cpu", "gate": null, "rejected": [], "speed": 1}]')
+
+
+def of_another_backend(memory):
+    memory.write_text(memory.read_text().replace('"torch_cpu"', '"abacus"'))
+
+
+def untimed(memory):
+    entries = json.loads(memory.read_text())
+    memory.write_text(json.dumps([entry | {"p50_ms": None} for entry in entries]))
+
+
+def writable_by_others(memory):
+    memory.chmod(0o666)
+
+
+DAMAGES = [torn, not_timings, other_fields, of_another_backend, untimed, writable_by_others]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_timings_are_set_aside_and_measured_again(tmp_path, monkeypatch, caplog, damage):
+    only(monkeypatch, "torch_cpu")
+    options = {"precision": "fp32", "threads": 1, "plan_dir": tmp_path}
+    open_engine(columns_spec(), **options)
+    [memory] = tmp_path.glob("choice-*.json")
+    damage(memory)
+    engine = open_engine(columns_spec(), **options)
+    check_outputs(engine, 1, 16, tolerance=1e-5)
+    assert memory.with_suffix(".bad").is_file()
+    assert f"{memory.stem}.bad: " in caplog.text
+    [entry] = json.loads(memory.read_text())
+    assert entry["backend"] == "torch_cpu"
+    assert entry["p50_ms"] > 0
+    # Again, so that the file set aside before is replaced; and a sound one stays.
+    damage(memory)
+    open_engine(columns_spec(), **options)
+    monkeypatch.setattr(engine_choice, "_seconds", lambda *_: pytest.fail("measured again"))
+    open_engine(columns_spec(), **options)
+
+
 @pytest.mark.parametrize("fastest", ["openvino", "ort", "torch_cpu"])
 def test_the_fastest_serves(plans, monkeypatch, fastest):
     monkeypatch.setattr(

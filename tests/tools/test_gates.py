@@ -45,6 +45,27 @@ def test_mask_metrics():
     assert measure("box_px", reference, reference) == 0
 
 
+def test_a_box_is_measured_in_pixels_of_the_input():
+    """On the coarse grid half a step is nothing; enlarged by four it is two pixels."""
+    reference, candidate = square(2, 12), square(2, 12)
+    candidate[..., 12, 2:12] = candidate[..., 2:12, 12] = -0.01
+    candidate[..., 12, 12] = -0.01
+    coarse, fine = (
+        Gate((Check("masks", "box_px", 1.0, scale=scale),)).compare(
+            [{"masks": reference}], [{"masks": candidate}]
+        )
+        for scale in (1, 4)
+    )
+    assert (coarse.results[-1].value, coarse.passed) == (0, True)
+    assert (fine.results[-1].value, fine.passed) == (2, False)
+    whole_step = Gate((Check("masks", "box_px", 1.0, scale=4),)).compare(
+        [{"masks": reference}], [{"masks": square(2, 13)}]
+    )
+    assert whole_step.results[-1].value == 4
+    with pytest.raises(ValueError, match="scale: expected at least 1, got 0"):
+        Check("masks", "box_px", 1.0, scale=0)
+
+
 def test_the_first_percentile_sees_one_bad_mask():
     reference = square(2, 12).expand(1, 50, 20, 20)
     candidate = reference.clone()

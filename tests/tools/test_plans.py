@@ -279,6 +279,26 @@ def test_cuda_and_driver_are_in_the_key(monkeypatch, tmp_path):
     assert device_identity.device_identity(cuda)["cuda"] == "99.9"
 
 
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_the_packages_that_export_are_in_the_key(monkeypatch, package):
+    device_identity.exporter_version.cache_clear()
+    before = key_sha256(key_of())
+    version = device_identity.package_version
+    monkeypatch.setattr(
+        device_identity,
+        "package_version",
+        lambda name: "0.0" if name == package else version(name),
+    )
+    device_identity.exporter_version.cache_clear()
+    assert key_sha256(key_of()) != before
+    device_identity.exporter_version.cache_clear()
+
+
+def test_a_package_that_is_not_installed_has_no_version():
+    assert device_identity.package_version("no-such-package") == "none"
+    assert device_identity.package_version("torch").partition("+")[0].count(".") == 2
+
+
 def test_versions_of_backends_are_in_the_key(monkeypatch):
     opened = builder("openvino")
     before = key_sha256(key_of(backend="openvino"))

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from pixelis_fast.tools_trt.micro.model import WEIGHTS
+from pixelis_fast.tools_trt.sam2.bank_size import BankSize, fitting_bank
 from pixelis_fast.tools_trt.sam2.engines import compile_sam2
 from pixelis_fast.tools_trt.sam2.network import Sam2
 from pixelis_fast.tools_trt.sam2.segment import Sam2Segment
+from pixelis_fast.tools_trt.sam2.session import SessionConfig
 from pixelis_fast.tools_trt.sam2.track import Sam2Track
 from pixelis_fast.tools_trt.sam2.video import VideoSession
 from pixelis_fast.tools_trt.tool_config import ToolConfig, open_masks
@@ -63,6 +65,41 @@ def test_a_track_runs_every_graph_compiled(compiled):
     assert set(used) == {"encoder", "decoder", "memory_encoder", "memory_attention"}
     # The fullest bank was chosen on; the short ones opened when they were met.
     assert {"B1-M304", "B1-M560", "B1-M1840"} <= set(used["memory_attention"])
+
+
+def prompted(sam2, prompts, frames):
+    """A session whose object is drawn a box on each of the first frames."""
+    session = VideoSession(sam2)
+    for number, frame in enumerate(frames):
+        session.add_frame(frame, key=f"panned@{number}")
+    for number in range(prompts):
+        session.prompt("one", number, box_px=BOX)
+    return session
+
+
+@pytest.mark.parametrize(("prompts", "bank"), [(2, (10, 19)), (5, (14, 23))])
+def test_banks_of_several_prompts_run_compiled(compiled, prompts, bank):
+    """They outgrow the model's seven frames, and must not fall back to eager graphs."""
+    frames = panned(prompts + 8)
+    expected = list(prompted(Sam2.load(WEIGHTS), prompts, frames).propagate())
+    calls = compiled.sessions["memory_attention"].use.calls
+    before = sum(calls.values())
+    found = list(prompted(compiled, prompts, frames).propagate())
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other.logits_B1mm, one.logits_B1mm, atol=1e-3, rtol=1e-4)
+    rows = BankSize(*bank).rows(compiled.config)
+    assert calls[f"B1-M{rows}"] >= 1
+    # Every frame without a prompt went through the engine.
+    assert sum(calls.values()) - before == len(frames) - prompts
+
+
+def test_a_session_that_outgrows_every_compiled_bank_is_refused(compiled):
+    with pytest.raises(ValueError, match=r"attended_prompts <= 8 with compiled .*, got 9"):
+        VideoSession(compiled, config=SessionConfig(prompted_frames=9))
+    VideoSession(compiled, config=SessionConfig(prompted_frames=9, attended_prompts=4))
+    VideoSession(Sam2.load(WEIGHTS), config=SessionConfig(prompted_frames=9))
+    with pytest.raises(ValueError, match=r"expected room in BankSize.*, got 15 frames"):
+        fitting_bank(compiled.config, frames=15, pointers=16)
 
 
 def test_the_tools_serve_it(plan_dir, monkeypatch):

@@ -62,6 +62,9 @@ def test_trained_weights_are_judged_by_their_masks(specs):
     trained = Sam2Specs(specs.graphs, trained=True)
     metrics = {check.metric for check in trained.decoder().gate.checks}
     assert {"mask_iou_mean", "mask_iou_p01", "box_px"} <= metrics
+    [box] = [check for check in trained.decoder().gate.checks if check.metric == "box_px"]
+    side = trained.config.side
+    assert box.scale * trained.decoder().outputs[0].shape[-1] == side
 
 
 def test_empty_slots_fill_up_a_bucket(specs):

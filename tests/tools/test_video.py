@@ -216,6 +216,77 @@ def test_the_store_keeps_the_group_it_decoded():
     assert (cursor.num_entries, cursor.num_decoded) == (1, 31)
 
 
+@pytest.fixture(scope="module")
+def one_group():
+    """A real clip as one group of 120 frames."""
+    images = all_frames(clip("carphone_pristine.mp4").read_bytes())
+    data = encode(images, range(120), gop=1000)
+    assert index_video(data).keyframes == (0,)
+    return data, all_frames(data)
+
+
+class LongGroup:
+    """A store whose budget holds 20 of the group's 120 decoded frames in half of it."""
+
+    def __init__(self, data, expected):
+        index = index_video(data)
+        self.store = MediaStore(byte_budget=2 * 20 * index.frame_bytes)
+        self.video = self.store.add_video(data)
+        self.expected, self.times_s = expected, index.times_s
+        self.cursor = self.store._videos.cursor(self.video.id, data, index)
+
+    def decodes(self, *numbers):
+        """How many frames were decoded to answer these, one call each."""
+        before = self.cursor.num_decoded
+        for number in numbers:
+            image = self.store.frame(self.video.id, self.times_s[number])
+            np.testing.assert_array_equal(image, self.expected[number])
+        return self.cursor.num_decoded - before
+
+
+def test_a_group_beyond_the_budget_is_decoded_once_in_order(one_group):
+    group = LongGroup(*one_group)
+    assert group.decodes(*range(0, 120, 7)) == 120
+    assert group.cursor.num_entries == 1
+    assert group.store.pixel_bytes <= 2 * 20 * index_video(one_group[0]).frame_bytes
+
+
+def test_a_frame_of_a_group_beyond_the_budget_is_not_decoded_twice(one_group):
+    group = LongGroup(*one_group)
+    assert group.decodes(100) == 101
+    # The twenty frames up to it are kept.
+    assert group.decodes(100, 99, 90, 85, 100) == 0
+    # Entered again: to ten frames behind the one asked for, and no further.
+    assert group.decodes(60) == 71
+    assert group.decodes(60, 70, 55, 60) == 0
+    assert group.decodes(71, 72) == 2
+
+
+def test_two_walks_through_one_group_share_their_passes(one_group):
+    """Each pass for one of them reads ahead, so that not every step begins anew."""
+    group = LongGroup(*one_group)
+    steps = [number for pair in zip(range(30, 50), range(90, 110), strict=True) for number in pair]
+    group.decodes(*steps)
+    keeps_none = VideoCursor(one_group[0], index_video(one_group[0]))
+    for number in steps:
+        keeps_none.read(number)
+    assert keeps_none.num_entries == 20
+    assert group.cursor.num_entries <= 8
+
+
+@given(order=st.lists(st.integers(0, 119), min_size=1, max_size=12), room=st.integers(0, 130))
+@settings(max_examples=20)
+def test_no_more_frames_are_offered_than_there_is_room_for(order, room):
+    data, index, expected = LONG
+    cursor = VideoCursor(data, index)
+    for n in order:
+        offered = {}
+        frame = cursor.read(n, keep=offered.setdefault, room=room)
+        np.testing.assert_array_equal(frame.rgb(), expected[n])
+        assert len(offered) <= room
+        assert all(np.array_equal(f.rgb(), expected[m]) for m, f in list(offered.items())[:2])
+
+
 def test_a_closed_cursor_opens_again():
     data, index, expected = LONG
     cursor = VideoCursor(data, index)

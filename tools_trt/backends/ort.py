@@ -26,6 +26,7 @@ from pixelis_fast.tools_trt.backends.builder import (
     PlanError,
     Probes,
 )
+from pixelis_fast.tools_trt.backends.gpu_libraries import library_versions
 from pixelis_fast.tools_trt.backends.onnx_graphs import write_onnx
 from pixelis_fast.tools_trt.backends.session import HOST, check_inputs, host_arrays
 from pixelis_fast.tools_trt.backends.static_buffers import StaticBuffers
@@ -128,7 +129,8 @@ class OrtBuilder:
         return None
 
     def versions(self) -> dict[str, str]:
-        return {"onnxruntime": onnxruntime.__version__, "provider": self.provider}
+        ours = {"onnxruntime": onnxruntime.__version__, "provider": self.provider}
+        return ours if self.provider == CPU else ours | library_versions()
 
     def rungs(self, graph: BucketGraph) -> tuple[str, ...]:
         return ("fp32",) if self.provider == CPU else GPU_LADDER

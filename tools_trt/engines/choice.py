@@ -1,7 +1,8 @@
 """Which backend serves: every candidate that passes its gate is timed, the fastest wins.
 
 The timings are remembered beside the plans under the candidates' keys, so a later start opens one
-plan only. A backend named by the caller is the only candidate; one that is missing is an error.
+plan only; a file that is damaged is set aside and they are measured again. A backend named by the
+caller is the only candidate; one that is missing is an error.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from typing import Any
 import torch
 
 from pixelis_fast.tools_trt import backends
-from pixelis_fast.tools_trt.backends.builder import BackendMissingError, Builder, EngineBuildError
+from pixelis_fast.tools_trt.backends.builder import (
+    BackendMissingError,
+    Builder,
+    EngineBuildError,
+    PlanError,
+)
 from pixelis_fast.tools_trt.backends.session import Session
 from pixelis_fast.tools_trt.engines.gated_build import BucketOpener, OpenedPlan
-from pixelis_fast.tools_trt.engines.plans import check_owner, key_sha256
+from pixelis_fast.tools_trt.engines.plans import check_owner, key_sha256, set_aside
 from pixelis_fast.tools_trt.engines.report import Candidate, EngineReport
+from pixelis_fast.tools_trt.graphs.file_lock import file_lock
 from pixelis_fast.tools_trt.graphs.spec import Bucket
 
 TIMED_RUNS = 5
@@ -50,8 +57,8 @@ def choose(
     builders, out = _builders(backend, device)
     keys = _keys(opener, bucket, builders, rung=rung, out=out)
     memory = opener.store.root / f"choice-{key_sha256({'plans': keys, 'asked': backend})[:24]}.json"
-    if memory.is_file() and not measure_again:
-        known = _remembered(memory)
+    known = None if measure_again else _remembered(memory, builders)
+    if known is not None:
         winner = _fastest(known)
         opened = opener.open(bucket, builders[winner.backend], rung=rung)
         candidates = (*known, *out)
@@ -180,9 +187,30 @@ def _fastest(candidates: Sequence[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: candidate.p50_ms or float("inf"))
 
 
-def _remembered(memory: Path) -> tuple[Candidate, ...]:
+def _remembered(memory: Path, builders: Mapping[str, Builder]) -> tuple[Candidate, ...] | None:
+    """The candidates timed before; None where there are none that can be read."""
+    with file_lock(memory.with_suffix(".lock")):
+        if not memory.is_file():
+            return None
+        try:
+            return _read(memory, builders)
+        except PlanError as error:
+            set_aside(memory, error)
+            return None
+
+
+def _read(memory: Path, builders: Mapping[str, Builder]) -> tuple[Candidate, ...]:
+    """PlanError unless these are timings of backends that are considered."""
     check_owner(memory)
-    return tuple(Candidate.from_json(entry) for entry in json.loads(memory.read_text()))
+    try:
+        known = tuple(Candidate.from_json(entry) for entry in json.loads(memory.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"{memory.name}: expected timings, got {error!r}") from error
+    timed = [each.backend in builders and isinstance(each.p50_ms, float) for each in known]
+    if not known or not all(timed):
+        expected = ", ".join(builders)
+        raise PlanError(f"{memory.name}: expected timings of {expected}, got {known!r:.200}")
+    return known
 
 
 def _remember(memory: Path, candidates: Sequence[Candidate]) -> None:

@@ -149,9 +149,9 @@ def read_plan(folder: Path, key: Mapping[str, Any], *, found: str = "cached") ->
 
 
 def set_aside(folder: Path, error: PlanError) -> Path:
-    """Renames a damaged plan to `.bad`, replacing an earlier one, and says so in the log."""
+    """Renames a damaged plan or file to `.bad`, replacing an earlier one; the log says so."""
     bad = folder.with_suffix(".bad")
-    if bad.exists():
+    if bad.is_dir():
         shutil.rmtree(bad)
     folder.rename(bad)
     LOG.warning("plan set aside as %s: %s", bad.name, error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 SOURCES = Path(__file__).parents[1]
 EXPORTER = ("models", "backends", "graphs/precision.py")
 """Below this folder: a change in any of these may change what comes out of a build."""
+EXPORTER_PACKAGES = ("onnx", "onnxscript")
+"""What writes ONNX files beside torch and ONNX Runtime, whose versions stand in the key anyway."""
 
 
 def device_identity(device: torch.device) -> dict[str, Any]:
@@ -39,14 +42,24 @@ def has_bf16_units() -> bool:
 
 @functools.cache
 def exporter_version() -> str:
-    """sha256 of the sources that graphs and exports come from."""
+    """sha256 of the sources that graphs and exports come from, and of the packages they use."""
     digest = hashlib.sha256()
+    for package in EXPORTER_PACKAGES:
+        digest.update(f"{package}={package_version(package)}\0".encode())
     for entry in EXPORTER:
         path = SOURCES / entry
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(SOURCES)}\0".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def package_version(name: str) -> str:
+    """An installed package's version, or "none": backends that write no ONNX work without."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def _cpu() -> dict[str, Any]:

@@ -62,7 +62,10 @@ def mask_iou_p01(pairs: Pairs, threshold: float) -> float:
 
 
 def box_px(pairs: Pairs, threshold: float) -> float:
-    """How far an edge of a mask's bounding box moves: the 99th percentile over planes."""
+    """How far an edge of a mask's bounding box moves: the 99th percentile over planes.
+
+    In steps of the masks as given; a check's `scale` enlarges them to the input's pixels first.
+    """
     moves = [
         (mask_boxes(candidate) - mask_boxes(reference)).abs().amax(1).float()
         for reference, candidate in _masks(pairs, threshold)
@@ -103,6 +106,13 @@ def edit_distance(one: Sequence[int], other: Sequence[int]) -> int:
         for j, b in enumerate(other, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
     return row[-1]
+
+
+def enlarged(logits_BNhw: Tensor, scale: int) -> Tensor:
+    """As a tool enlarges low-resolution logits before it cuts them off: bilinear."""
+    if scale == 1:
+        return logits_BNhw
+    return functional.interpolate(logits_BNhw, scale_factor=scale, mode="bilinear")
 
 
 def mask_boxes(masks_Nhw: Tensor) -> Tensor:

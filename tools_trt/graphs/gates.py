@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pixelis_fast.tools_trt.graphs.gate_metrics import METRICS
+from pixelis_fast.tools_trt.graphs.gate_metrics import METRICS, enlarged
 
 Outputs = Mapping[str, Tensor]
 
@@ -36,8 +36,12 @@ class Check:
     bound: float
     threshold: float = 0.0
     """What a mask metric counts as inside: values above this."""
+    scale: int = 1
+    """Pixels of the input per step of a mask: it is enlarged by this before it is measured."""
 
     def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f"scale: expected at least 1, got {self.scale}")
         if self.metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {self.metric!r}")
 
@@ -117,12 +121,12 @@ class Gate:
         return GateReport((*finite, *results), len(reference))
 
 
-def mask_checks(output: str, *, threshold: float = 0.0) -> tuple[Check, ...]:
-    """Masks keep their area and their box."""
+def mask_checks(output: str, *, threshold: float = 0.0, scale: int = 1) -> tuple[Check, ...]:
+    """Masks keep their area and, within a pixel of the input, their box."""
     return (
         Check(output, "mask_iou_mean", 0.995, threshold),
         Check(output, "mask_iou_p01", 0.97, threshold),
-        Check(output, "box_px", 1.0, threshold),
+        Check(output, "box_px", 1.0, threshold, scale),
     )
 
 
@@ -151,7 +155,10 @@ def _result(
 ) -> CheckResult:
     metric = METRICS[check.metric]
     pairs = [
-        (r[check.output].float(), c[check.output].float().to(r[check.output].device))
+        (
+            enlarged(r[check.output].float(), check.scale),
+            enlarged(c[check.output].float().to(r[check.output].device), check.scale),
+        )
         for r, c in zip(reference, candidate, strict=True)
     ]
     value = metric.measure(pairs, check.threshold)

@@ -1,7 +1,8 @@
 """The text models as engine specs, for building, gating and timing one bucket at a time.
 
-The readers themselves keep sizes open (`easyocr_sessions`, `pp_ocr`); these are for backends that
-want static graphs. Probes are drawn lines of text. Knows nothing of how lines are cut or joined.
+The readers keep sizes open (`easyocr_sessions`, `pp_ocr`) and use none of these plans, which tell
+what a backend that wants static graphs would give. Probes are drawn lines of text. Knows nothing of
+how lines are cut or joined.
 
 Shapes: B = pictures or lines, H, W = input, V = classes.
 """
@@ -34,6 +35,8 @@ PAGES = ({"H": 256, "W": 448}, {"H": 480, "W": 640}, {"H": 736, "W": 1280})
 LINES = tuple({"B": count, "W": width} for count in (1, 8) for width in (320, 640, 1280))
 CERTAIN = 40.0
 """A logit that leaves the other classes nothing."""
+CRAFT_STEP_PX = 2
+"""Pixels of the picture per step of CRAFT's maps."""
 PP_CLASSES = 18_710
 PP_COLUMN_PX = 8
 """Pixels of a line per column of PP-OCR's recogniser."""
@@ -49,7 +52,7 @@ def craft_spec(folder: Path | None = None) -> EngineSpec:
         buckets=PAGES,
         weights_id=_sha256(easyocr_weights.weights_path(easyocr_weights.DETECTOR, folder)),
         probes=lambda bucket: _pages("pixels_B3HW", bucket),
-        gate=Gate(mask_checks("maps", threshold=0.4)),
+        gate=Gate(mask_checks("maps", threshold=0.4, scale=CRAFT_STEP_PX)),
         build=_once(lambda: load_craft(folder)),
     )
 

@@ -28,7 +28,8 @@ class VideoIndex:
     """Where every frame of a video lies in time.
 
     Example:
-        VideoIndex(640, 272, (0, 512), times_s=(0.0, 0.04), keyframes=(0,), duration_s=0.08)
+        VideoIndex(640, 272, (0, 512), times_s=(0.0, 0.04), keyframes=(0,), duration_s=0.08,
+                   frame_bytes=261_120)
     """
 
     width: int
@@ -42,6 +43,8 @@ class VideoIndex:
     """Numbers of the frames that decode without their predecessors."""
     duration_s: float
     """End of the last frame."""
+    frame_bytes: int
+    """What a decoded frame holds in memory."""
 
     def nearest(self, time_s: float) -> int:
         """Number of the frame whose time is closest, the earlier one in a tie."""
@@ -126,7 +129,8 @@ def _index(last: Any, pts: list[int], keyframes: list[int], time_base: Fraction)
     starts = tuple(sorted({number[value] for value in keyframes} | {0}))
     turned = last.rotation % 180 != 0
     width, height = (last.height, last.width) if turned else (last.width, last.height)
-    return VideoIndex(width, height, order, times_s, starts, times_s[-1] + tail_s)
+    end_s = times_s[-1] + tail_s
+    return VideoIndex(width, height, order, times_s, starts, end_s, plane_bytes(last))
 
 
 def _median_gap(times_s: tuple[float, ...]) -> float:

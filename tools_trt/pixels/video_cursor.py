@@ -1,9 +1,11 @@
 """One open decoder of a video, which goes on from where it stands.
 
 A frame behind the decoder in the same group of pictures costs the frames in between; anything else
-one seek to its keyframe. Every decoded frame is offered to the caller, and a group that is entered
-a second time is decoded to its end, so that who keeps the frames never enters it a third time. Safe
-to share between threads: they take turns.
+one seek to its keyframe. Who keeps frames says for how many there is room. A group that fits is
+decoded to its end when it is entered a second time, and never entered a third time. Of a longer one
+as many frames are offered as fit: those before the frame asked for, and from the second entry on
+half before and half behind it, so that steps back and forth find their neighbours. Safe to share
+between threads: they take turns.
 """
 
 from __future__ import annotations
@@ -44,11 +46,14 @@ class VideoCursor:
         self._entered: set[int] = set()
         self._lock = threading.Lock()
 
-    def read(self, number: int, *, keep: Keep | None = None) -> DecodedFrame:
-        """The frame; with `keep`, everything that was decoded on the way is offered to it."""
+    def read(
+        self, number: int, *, keep: Keep | None = None, room: int | None = None
+    ) -> DecodedFrame:
+        """The frame; the last `room` frames decoded on the way, or all, are offered to `keep`."""
+        room = 0 if keep is None else len(self._index.pts) if room is None else room
         with self._lock, decoder_errors(self._encoded):
             try:
-                return self._read(number, self._goal(number, keep), keep)
+                return self._read(number, self._goal(number, room), keep=keep, room=room)
             except BaseException:
                 # Nobody knows where a decoder stands that failed.
                 self._release()
@@ -59,7 +64,7 @@ class VideoCursor:
         with self._lock:
             self._release()
 
-    def _goal(self, number: int, keep: Keep | None) -> int:
+    def _goal(self, number: int, room: int) -> int:
         """Stands before the frame; the number of the last frame to decode."""
         group = self._index.group_of(number)
         if self._container is not None and self._last < number and group.start <= self._last + 1:
@@ -67,12 +72,14 @@ class VideoCursor:
         self._jump(group.start)
         is_known = group.start in self._entered
         self._entered.add(group.start)
-        return group[-1] if keep is not None and is_known else number
+        if not is_known:
+            return number
+        return group[-1] if len(group) <= room else min(number + room // 2, group[-1])
 
-    def _read(self, number: int, goal: int, keep: Keep | None) -> DecodedFrame:
+    def _read(self, number: int, goal: int, *, keep: Keep | None, room: int) -> DecodedFrame:
         wanted = None
         for found, frame in self._walk():
-            if keep is not None:
+            if keep is not None and found > goal - room:
                 keep(found, frame)
             wanted = frame if found == number else wanted
             if wanted is not None and self._last >= goal:

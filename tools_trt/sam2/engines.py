@@ -2,7 +2,8 @@
 
 The encoder, decoder and memory encoder are chosen on one picture or object, memory attention on the
 fullest bank, which a track attends to from its eighth frame on. Building takes minutes once; the
-plans are then found by every process of the machine. Other buckets open at their first use.
+plans are then found by every process of the machine. Other buckets open at their first use, the
+wide banks of objects with several prompts among them: no graph falls back to eager PyTorch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def compile_sam2(
         for graph, engine in compile_sam2(sam2).items():
             print(graph, engine.report.backend, engine.report.reason)
     """
-    specs = sam2.specs().served()
+    found = sam2.specs()
+    specs = found.served()
     if unknown := set(graphs or ()) - set(specs):
         raise ValueError(f"graphs: expected some of {sorted(specs)}, got {sorted(unknown)}")
     engines = {
@@ -44,7 +46,7 @@ def compile_sam2(
             device=sam2.device.type,
             threads=threads,
             plan_dir=plan_dir,
-            bucket=spec.buckets[-1] if graph == "memory_attention" else None,
+            bucket=found.full_bank() if graph == "memory_attention" else None,
         )
         for graph, spec in specs.items()
         if graphs is None or graph in graphs

@@ -102,6 +102,11 @@ class Sam2:
         """Objects a frame's graphs take at once: compiled ones one, eager ones any number."""
         return 1 if set(self.compiled) - {"encoder"} else None
 
+    @property
+    def compiles_memory(self) -> bool:
+        """Whether memory attention takes compiled banks only."""
+        return "memory_attention" in self.compiled
+
     def specs(self) -> Sam2Specs:
         """What compiled engines for the graphs are built from."""
         return Sam2Specs(self.graphs, trained=self.degraded is None)

@@ -27,6 +27,7 @@ from pixelis_fast.tools_trt.models.sam2_prompts import (
     empty_mask,
 )
 from pixelis_fast.tools_trt.results import MissingWeightsError
+from pixelis_fast.tools_trt.sam2.bank_size import BankSize
 
 SEED = 20
 DISCS = ((0.3, 0.35, 0.15), (0.7, 0.6, 0.2), (0.55, 0.2, 0.08))
@@ -85,15 +86,18 @@ class Sam2Probes:
             "object_score_B1": torch.ones(batch, 1),
         }
 
-    def bank(self, batch: int, *, rows: int) -> dict[str, Tensor]:
+    def bank(self, batch: int, *, size: BankSize) -> dict[str, Tensor]:
         """Memories of the discs at every distance in time; half of the pointers are empty."""
         current = to_tokens(self._features["coarse"])
-        pointers, channels = self.config.pointer_tokens, self.config.memory_channels
-        frames = (rows - pointers) // current.shape[1]
+        rows, frames = size.rows(self.config), size.frames
+        pointers, channels = size.pointer_tokens(self.config), self.config.memory_channels
+        # Beyond the model's number of frames they are prompted ones, whose place is 0.
+        prompted = max(frames - self.config.memory_frames, 0)
         device = self.memory.memory_positions.device
         with torch.no_grad():
             seen = self.memory.encoder(*(x.to(device) for x in self.masks(batch).values())).cpu()
-            places = [self.memory.position_of(back).cpu() for back in range(frames)]
+            backs = [max(number - prompted, 0) for number in range(frames)]
+            places = [self.memory.position_of(back).cpu() for back in backs]
         loose = torch.randn(batch, pointers, channels, generator=_generator())
         position = torch.cat((*places, torch.zeros(1, pointers, channels)), dim=1)
         bias = torch.zeros(batch, 1, 1, rows)

@@ -17,6 +17,7 @@ from pixelis_fast.tools_trt.results import RleMask
 from pixelis_fast.tools_trt.rle import encode_mask
 from pixelis_fast.tools_trt.sam2.attend import AttendRule
 from pixelis_fast.tools_trt.sam2.bank import BankShape
+from pixelis_fast.tools_trt.sam2.bank_size import WIDE_PROMPTS
 from pixelis_fast.tools_trt.sam2.steps import resize
 
 ObjectId = Hashable
@@ -54,6 +55,17 @@ class SessionConfig:
         counts = (self.num_frames, self.prompted_frames, self.object_batch)
         if any(count is not None and count < 1 for count in counts):
             raise ValueError(f"session: expected counts >= 1, got {self}")
+
+    def check_compiled(self) -> None:
+        """ValueError where a bank may outgrow what graphs are compiled for."""
+        prompts = self.prompted_frames
+        if self.attended_prompts is not None:
+            prompts = min(prompts, self.attended_prompts)
+        if prompts > WIDE_PROMPTS[-1]:
+            raise ValueError(
+                f"session: expected prompted_frames or attended_prompts <= {WIDE_PROMPTS[-1]} with "
+                f"compiled memory attention, got {prompts}"
+            )
 
     def rule(self, model: Sam2Config) -> AttendRule:
         return AttendRule(

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import product
 
 import torch
+from torch import nn
 
 from pixelis_fast.tools_trt.graphs.gates import (
     Check,
@@ -24,6 +25,7 @@ from pixelis_fast.tools_trt.graphs.spec import EngineSpec, TensorSpec
 from pixelis_fast.tools_trt.models.sam2_model import Sam2Graphs
 from pixelis_fast.tools_trt.models.sam2_prompts import EMPTY, HIDDEN
 from pixelis_fast.tools_trt.models.sam2_weights import weights_id
+from pixelis_fast.tools_trt.sam2.bank_size import BankSize, compiled_banks, full_bank
 from pixelis_fast.tools_trt.sam2.probes import Sam2Probes
 
 Sizes = tuple[int, ...]
@@ -104,16 +106,23 @@ class Sam2Specs:
             build=lambda _: memory.encoder,
         )
 
-    def memory_attention(self, *, batches: Sizes = (1, 4), frames: Sizes = ()) -> EngineSpec:
-        """Banks of so many frames, by default of each number up to the model's.
+    def full_bank(self) -> dict[str, int]:
+        """Memory attention's bucket from the eighth frame of a track with one prompt on."""
+        return {"B": 1, "M": full_bank(self.config).rows(self.config)}
+
+    def memory_attention(self, *, batches: Sizes = (1, 4)) -> EngineSpec:
+        """Banks of each number of frames up to the model's, and wide ones for more prompts.
 
         A bank needs exactly a bucket's rows: frames cannot be added behind the pointers.
         """
         memory, row = self.probes.memory, self.config.memory_channels
         tokens, channels = self.config.coarse_side**2, self.config.channels
-        pointers = self.config.pointer_tokens
-        counts = frames or tuple(range(1, self.config.memory_frames + 1))
-        rows = [count * tokens + pointers for count in counts]
+        sizes = {size.rows(self.config): size for size in compiled_banks(self.config)}
+
+        def attention(size: BankSize) -> nn.Module:
+            pointers = size.pointer_tokens(self.config)
+            return memory.attention.for_bank(size.frames, pointer_tokens=pointers)
+
         return EngineSpec(
             f"{self.name}/memory_attention",
             inputs=(
@@ -124,21 +133,20 @@ class Sam2Specs:
                 TensorSpec("key_bias_B11M", torch.float32, ("B", 1, 1, "M"), pad=HIDDEN),
             ),
             outputs=(_spec("seen", "B", tokens, channels),),
-            buckets=tuple({"B": b, "M": m} for b, m in product(batches, rows)),
+            buckets=tuple({"B": b, "M": m} for b, m in product(batches, sizes)),
             exact_axes=frozenset({"M"}),
             weights_id=self.weights_id,
-            probes=lambda bucket: [self.probes.bank(bucket["B"], rows=bucket["M"])],
+            probes=lambda bucket: [self.probes.bank(bucket["B"], size=sizes[bucket["M"]])],
             gate=Gate(embedding_checks("seen")),
-            build=lambda bucket: memory.attention.for_bank(
-                (bucket["M"] - pointers) // tokens, pointer_tokens=pointers
-            ),
+            build=lambda bucket: attention(sizes[bucket["M"]]),
         )
 
     def _decoder(
         self, name: str, pictures: int | str, *, batches: Sizes, slots: Sizes
     ) -> EngineSpec:
         small, channels = self.config.mask_side, self.config.channels
-        masks = mask_checks("masks") if self.trained else embedding_checks("masks")
+        scale = self.config.side // small
+        masks = mask_checks("masks", scale=scale) if self.trained else embedding_checks("masks")
         checks: tuple[Check, ...] = (*masks, *score_checks("ious"), *embedding_checks("pointers"))
         return EngineSpec(
             f"{self.name}/{name}",

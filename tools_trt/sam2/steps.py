@@ -22,6 +22,7 @@ from pixelis_fast.tools_trt.models.sam2_layers import to_maps, to_tokens
 from pixelis_fast.tools_trt.models.sam2_memory import MASK_BIAS, MASK_SCALE
 from pixelis_fast.tools_trt.results import MissingWeightsError
 from pixelis_fast.tools_trt.sam2.bank import MemoryTokens, PositionCodes
+from pixelis_fast.tools_trt.sam2.bank_size import BankSize, fitting_bank
 from pixelis_fast.tools_trt.sam2.clicks import is_ambiguous, no_clicks
 from pixelis_fast.tools_trt.sam2.network import ImageFeatures, Sam2
 from pixelis_fast.tools_trt.sam2.prompt import Prompt, prompt_tensors
@@ -66,7 +67,15 @@ class VideoSteps:
         """Coarse features of a frame that starts a track."""
         return features.maps[-1] + self.sam2.graphs.no_memory
 
-    def with_memory(self, features: ImageFeatures, tokens: MemoryTokens, *, frames: int) -> Tensor:
+    def bank_size(self, *, frames: int, pointers: int) -> BankSize:
+        """What memory attention takes for these: a compiled bank, or in eager mode just enough."""
+        if self.sam2.compiles_memory:
+            return fitting_bank(self.config, frames=frames, pointers=pointers)
+        return BankSize(frames, max(pointers, self.config.pointer_slots))
+
+    def with_memory(
+        self, features: ImageFeatures, tokens: MemoryTokens, *, size: BankSize
+    ) -> Tensor:
         """(B, C, g, g): what the frame shows, seen with each object's bank."""
         bank = {
             "current_1LC": to_tokens(features.maps[-1]),
@@ -75,12 +84,12 @@ class VideoSteps:
             "memory_position_BMK": tokens.position_BMK,
             "key_bias_B11M": tokens.key_bias_B11M,
         }
-        pointers = tokens.memory_BMK.shape[1] - frames * self.config.coarse_side**2
-        if frames <= self.config.memory_frames and pointers == self.config.pointer_tokens:
+        if self.sam2.compiles_memory or size.pointers == self.config.pointer_slots:
             (seen_BTC,) = self.sam2.run("memory_attention", **bank)
         else:
-            # After several prompts a bank outgrows what graphs are compiled for.
-            seen_BTC = self.memory.attention.for_bank(frames, pointer_tokens=pointers)(**bank)
+            # The eager session reads frames off the rows, so its pointers are the model's number.
+            pointers = size.pointer_tokens(self.config)
+            seen_BTC = self.memory.attention.for_bank(size.frames, pointer_tokens=pointers)(**bank)
         return to_maps(seen_BTC, self.config.coarse_side)
 
     def follow(self, features: ImageFeatures, coarse_BCgg: Tensor) -> Decoded:

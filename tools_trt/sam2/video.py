@@ -47,6 +47,8 @@ class VideoSession:
 
     def __init__(self, sam2: Sam2, *, config: SessionConfig | None = None) -> None:
         self.sam2, self.config = sam2, config or SessionConfig()
+        if sam2.compiles_memory:
+            self.config.check_compiled()
         self.frames = FrameWindow(
             sam2, window=self.config.window, encode_batch=self.config.encode_batch
         )
@@ -188,13 +190,12 @@ class VideoSession:
 
     def _recall(self, group: Sequence[Request], features: ImageFeatures) -> Tensor:
         """Coarse features seen with each object's bank."""
-        slots = self.sam2.config.pointer_slots
-        if max(len(attended.pointers) for _, attended in group) > slots:
-            slots += self.config.prompted_frames
         frames = len(group[0][1].memories)
+        pointers = max(len(attended.pointers) for _, attended in group)
+        size = self._steps.bank_size(frames=frames, pointers=pointers)
         requests = [(tracked.bank, attended) for tracked, attended in group]
-        tokens = gather(requests, self._codes, frames=frames, pointer_slots=slots)
-        return self._steps.with_memory(features, tokens, frames=frames)
+        tokens = gather(requests, self._codes, frames=size.frames, pointer_slots=size.pointers)
+        return self._steps.with_memory(features, tokens, size=size)
 
     def _decode_clicks(
         self, clicks: Prompt, tracked: TrackedObject, frame: int, features: ImageFeatures

@@ -1,4 +1,4 @@
-"""A trajectory as the viewer's JSON: the chain as steps with their texts, pictures and times."""
+"""A trajectory as the JSON that the viewer and the report show: steps, texts, pictures, times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelis_fast.conversation import Conversation, Message
 from pixelis_fast.policy.tokenizer import Tokenizer
-from pixelis_fast.serve.trace_pictures import Gallery, Picture, first_look
+from pixelis_fast.trace_pictures import Gallery, Picture, first_look
 from pixelis_fast.types import Media, Step, TokenRole, Trajectory
 
 Json = dict[str, Any]
