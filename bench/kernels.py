@@ -11,7 +11,7 @@ Who is not installed or needs a GPU is named.
     python bench/kernels.py --ops coherence --shape 4096,2048,1 --modes full
     python bench/kernels.py --profile token_kl
 
-A tensor op whose own results miss their limits against float64 prints no speed. The ceilings of the
+An op whose own results are wrong, against float64 or a peer, prints no speed. The ceilings of the
 device, matrix products and a copy at these shapes, are measured first in the same run; each row
 says how much of them its useful work reaches: 2NDV operations a product, valid tokens only.
 forward runs without gradient; backward follows a training forward; full is that forward and it.
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", default=modes, help=f"comma list, default {modes}")
     parser.add_argument("--shape", metavar="N,D,V", help="tokens, width, vocabulary of tensor ops")
     parser.add_argument(
-        "--profile", metavar="OP", choices=loss_cases.OPS, help="trace ours instead"
+        "--profile", metavar="OP", choices=loss_cases.OPS, help="trace ours, draw its roofline"
     )
     parser.add_argument("--bare", action="store_true", help="with --profile: only its NVTX ranges")
 

@@ -1,31 +1,22 @@
-"""Every kernel of the op in every committed tile, for the compile-only gate.
+"""Every tiled kernel of the op in every committed tile and with every combination of switches.
 
 The arguments are declared as launch.py passes them: descriptors of the two dtypes, buffers that
-torch allocated (multiples of 16 bytes), sizes that may be any number.
+torch allocated (multiples of 16 bytes), sizes that may be any number. `*_switches` list what the
+options of the op can reach, no more: a test records every launch of a sweep and compares.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from triton.runtime.jit import JITFunction
 
-from pixelis_fast.kernels.linear_loss.combine_kernel import combine_kernel
-from pixelis_fast.kernels.linear_loss.finish_kernel import finish_kernel
-from pixelis_fast.kernels.linear_loss.launch import (
-    COMBINE_ROWS,
-    COMBINE_TILES,
-    FINISH_COLUMNS,
-    FINISH_ROWS,
-    FINISH_WARPS,
-)
-from pixelis_fast.kernels.linear_loss.launch_rows import ROW_BLOCK
 from pixelis_fast.kernels.linear_loss.pair_statistics_kernel import pair_statistics_kernel
 from pixelis_fast.kernels.linear_loss.product_kernels import (
     hidden_product_kernel,
     weight_product_kernel,
 )
-from pixelis_fast.kernels.linear_loss.row_kernels import copy_rows_kernel, target_logit_kernel
 from pixelis_fast.kernels.linear_loss.statistics_kernel import statistics_kernel
 from pixelis_fast.kernels.linear_loss.triton_config import (
     AMPERE,
@@ -51,7 +42,7 @@ def cases() -> list[CompileCase]:
         _Setting("float32", FLOAT32, "fp32", CAPABILITIES, frozenset()),
     ):
         found += _tile_cases(setting)
-    return found + list(_row_cases())
+    return found
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,15 @@ class _Setting:
     def matrix(self, rows: int, columns: int) -> str:
         block = f"tensordesc<{self.dtype}[{rows}, {columns}]>"
         return block if self.tiles.tma else f"*{self.dtype}:16"
+
+    def tile(self, switches: dict[str, bool], *, pair: bool) -> Tile:
+        """The launcher's, of a statistics kernel."""
+        return self.tiles.statistics_tile(
+            pair=pair,
+            softcap=switches["HAS_SOFTCAP"],
+            wants_mean=switches["WANTS_MEAN"],
+            only_flagged=switches["ONLY_FLAGGED"],
+        )
 
     def case(
         self,
@@ -98,25 +98,61 @@ class _Setting:
 
 
 def _tile_cases(setting: _Setting) -> Iterator[CompileCase]:
-    for purpose, stores, sums in (
-        ("forward stored", True, True),
-        ("forward lean", False, True),
-        ("again", True, False),
-    ):
-        yield _statistics(setting, f"statistics {purpose}", stores, sums)
-        for head in ("two heads", "shared head"):
-            title = f"pair {purpose}, {head}"
-            yield _pair(setting, title, stores, sums, head == "shared head")
+    for switches in statistics_switches():
+        yield _statistics(setting, switches)
+    for switches in pair_switches():
+        yield _pair(setting, switches)
     for accumulates in (False, True):
-        title = f"hidden product{', added' if accumulates else ''}"
-        yield _hidden_product(setting, title, accumulates)
+        yield _hidden_product(setting, {"ACCUMULATES": accumulates})
     yield _weight_product(setting)
+
+
+Switches = dict[str, bool]
+
+
+def statistics_switches() -> Iterator[Switches]:
+    """Forward sums, in a second pass over flagged rows alone; backward stores what was not kept."""
+    for softcap in (False, True):
+        for stores, mean, flagged in product((True, False), (False, True), (False, True)):
+            yield _switches(softcap, stores=stores, sums=True, mean=mean, flagged=flagged)
+        yield _switches(softcap, stores=True, sums=False)
+
+
+def pair_switches() -> Iterator[Switches]:
+    """With a softcap no head is shared; backward does without deltas where the loss is plain,
+    which it is not with a softcap."""
+    for shares, softcap in ((False, False), (False, True), (True, False)):
+        head = {"SHARES_HEAD": shares}
+        for stores, deltas in ((True, True), (True, False), (False, False)):
+            kept = {"STORES_DELTA": deltas, **head}
+            for mean, flagged in product((False, True), repeat=2):
+                sums = _switches(softcap, stores=stores, sums=True, mean=mean, flagged=flagged)
+                yield sums | kept
+            if stores and (deltas or not softcap):
+                yield _switches(softcap, stores=True, sums=False) | kept
+
+
+def _switches(
+    softcap: bool, *, stores: bool, sums: bool, mean: bool = False, flagged: bool = False
+) -> Switches:
+    return {
+        "HAS_SOFTCAP": softcap,
+        "STORES": stores,
+        "WRITES_SUMS": sums,
+        "WANTS_MEAN": mean,
+        "ONLY_FLAGGED": flagged,
+    }
+
+
+def title(kernel: str, switches: Switches) -> str:
+    """ "pair: stores, writes sums": the switches that are on."""
+    words = [name.lower().replace("_", " ") for name, on in switches.items() if on]
+    return f"{kernel}: {', '.join(words) or 'plain'}"
 
 
 STATISTICS = {
     "targets_ptr": INDICES,
     "anchor_ptr": FLOATS,
-    "flagged_ptr": "*i8:16",
     "count_ptr": COUNT,
     "partials_ptr": FLOATS,
     "num_rows": "i32",
@@ -131,47 +167,48 @@ STATISTICS = {
 }
 
 
-def _switches(tile: Tile, stores: bool, sums: bool) -> dict[str, Any]:
-    return {
-        "SUBTILES": tile.subtiles,
-        "HAS_SOFTCAP": False,
-        "STORES": stores,
-        "WRITES_SUMS": sums,
-        "WANTS_MEAN": False,
-        "ONLY_FLAGGED": False,
-    }
-
-
-def _statistics(setting: _Setting, name: str, stores: bool, sums: bool) -> CompileCase:
-    tile = setting.tiles.statistics
+def _statistics(setting: _Setting, switches: Switches) -> CompileCase:
+    tile = setting.tile(switches, pair=False)
     hidden = setting.matrix(tile.rows, tile.depth)
     signature = {
         "hidden": hidden,
         "weight": setting.matrix(tile.columns, tile.depth),
-        "stored": setting.matrix(tile.rows, tile.columns // tile.subtiles) if stores else hidden,
+        "stored": _stored(setting, tile, hidden, used=switches["STORES"]),
         **STATISTICS,
+        "flagged_ptr": FLAGGED[switches["WRITES_SUMS"]],
     }
-    return setting.case(name, statistics_kernel, tile, signature, _switches(tile, stores, sums))
+    constants = {"SUBTILES": tile.subtiles, **switches}
+    name = title("statistics", switches)
+    return setting.case(name, statistics_kernel, tile, signature, constants)
 
 
-def _pair(setting: _Setting, name: str, stores: bool, sums: bool, shares_head: bool) -> CompileCase:
-    tile = setting.tiles.pair_statistics
+def _pair(setting: _Setting, switches: Switches) -> CompileCase:
+    tile = setting.tile(switches, pair=True)
     hidden = setting.matrix(tile.rows, tile.depth)
     weight = setting.matrix(tile.columns, tile.depth)
-    stored = setting.matrix(tile.rows, tile.columns // tile.subtiles) if stores else hidden
     signature = {
         "hidden": hidden,
         "weight": weight,
         "reference_hidden": hidden,
         "reference_weight": weight,
-        "stored": stored,
-        "stored_delta": stored,
+        "stored": _stored(setting, tile, hidden, used=switches["STORES"]),
+        "stored_delta": _stored(setting, tile, hidden, used=switches["STORES_DELTA"]),
         "shift_ptr": FLOATS,
         "reference_width": "i32:16",
         **STATISTICS,
+        "flagged_ptr": FLAGGED[switches["WRITES_SUMS"]],
     }
-    switches = _switches(tile, stores, sums) | {"STORES_DELTA": stores, "SHARES_HEAD": shares_head}
-    return setting.case(name, pair_statistics_kernel, tile, signature, switches)
+    constants = {"SUBTILES": tile.subtiles, **switches}
+    return setting.case(title("pair", switches), pair_statistics_kernel, tile, signature, constants)
+
+
+FLAGGED = {True: "*i8:16", False: COUNT}
+"""By whether sums are written; without them the launcher passes the count, which nothing reads."""
+
+
+def _stored(setting: _Setting, tile: Tile, otherwise: str, *, used: bool) -> str:
+    """A buffer's type; the launcher passes the hidden states in place of one that is not used."""
+    return setting.matrix(tile.rows, tile.columns // tile.subtiles) if used else otherwise
 
 
 PRODUCT = {
@@ -185,7 +222,7 @@ PRODUCT = {
 }
 
 
-def _hidden_product(setting: _Setting, name: str, accumulates: bool) -> CompileCase:
+def _hidden_product(setting: _Setting, switches: Switches) -> CompileCase:
     tile = setting.tiles.hidden_product
     signature = {
         "gradient": setting.matrix(tile.rows, tile.depth),
@@ -193,7 +230,8 @@ def _hidden_product(setting: _Setting, name: str, accumulates: bool) -> CompileC
         "out_ptr": FLOATS,
         **PRODUCT,
     }
-    return setting.case(name, hidden_product_kernel, tile, signature, {"ACCUMULATES": accumulates})
+    name = title("hidden product", switches)
+    return setting.case(name, hidden_product_kernel, tile, signature, switches)
 
 
 def _weight_product(setting: _Setting) -> CompileCase:
@@ -205,88 +243,3 @@ def _weight_product(setting: _Setting) -> CompileCase:
         **PRODUCT,
     }
     return setting.case("weight product", weight_product_kernel, tile, signature, {})
-
-
-def _row_cases() -> Iterator[CompileCase]:
-    rows = {"source_ptr": "*bf16:16", "out_ptr": "*bf16:16", "index_ptr": INDICES}
-    for factor in (False, True):
-        yield CompileCase(
-            f"copy rows{' times factor' if factor else ''}",
-            copy_rows_kernel,
-            rows | {"factor_ptr": FLOATS, "kept_ptr": "*i8:16", "width": "i32"},
-            {"HAS_FACTOR": factor, "BLOCK": ROW_BLOCK},
-            num_warps=4,
-            num_stages=3,
-        )
-    yield CompileCase(
-        "target logit",
-        target_logit_kernel,
-        {
-            "hidden_ptr": "*bf16:16",
-            "weight_ptr": "*bf16:16",
-            "targets_ptr": INDICES,
-            "out_ptr": FLOATS,
-            "width": "i32",
-            "scale": "fp32",
-            "softcap": "fp32",
-        },
-        {"HAS_SOFTCAP": True, "BLOCK": ROW_BLOCK},
-        num_warps=4,
-        num_stages=3,
-    )
-    for reference in (False, True):
-        yield CompileCase(
-            f"combine{' pair' if reference else ''}",
-            combine_kernel,
-            {
-                "partials_ptr": FLOATS,
-                "target_logit_ptr": FLOATS,
-                "target_delta_ptr": FLOATS,
-                "anchor_ptr": FLOATS,
-                "shift_ptr": FLOATS,
-                "flagged_ptr": "*i8:16",
-                "statistics_ptr": FLOATS,
-                "count_ptr": COUNT,
-                "num_rows": "i32",
-                "column_tiles": "i32",
-                "vocabulary": "i32",
-            },
-            {
-                "HAS_REFERENCE": reference,
-                "WANTS_MEAN": True,
-                "ONLY_FLAGGED": False,
-                "ROWS": COMBINE_ROWS,
-                "TILES": COMBINE_TILES,
-            },
-            num_warps=4,
-            num_stages=3,
-        )
-        yield CompileCase(
-            f"finish{' with deltas' if reference else ''}",
-            finish_kernel,
-            {
-                "exponentials_ptr": "*bf16:16",
-                "deltas_ptr": "*bf16:16",
-                "gradient_ptr": "*bf16:16",
-                "rows_ptr": FLOATS,
-                "targets_ptr": INDICES,
-                "count_ptr": COUNT,
-                "num_rows": "i32",
-                "first_column": "i32",
-                "columns": "i32",
-                "stride": "i32:16",
-                "delta_stride": "i32:16",
-                "gradient_stride": "i32:16",
-                "scale": "fp32",
-                "softcap": "fp32",
-            },
-            {
-                "HAS_DELTA": reference,
-                "HAS_SOFTCAP": True,
-                "PADDING": 64,
-                "ROWS": FINISH_ROWS,
-                "COLUMNS": FINISH_COLUMNS,
-            },
-            num_warps=FINISH_WARPS,
-            num_stages=3,
-        )

@@ -104,7 +104,6 @@ def make_problem(
 ) -> Problem:
     """Contiguous tensors and targets a kernel may index with; on the CPU unknown targets raise."""
     vocabulary = weight.shape[0]
-    shares_head = reference_hidden is not None and reference_weight is None
     weight = weight.contiguous()
     unknown_N = unknown_targets(targets, valid, vocabulary)
     if targets.device.type == "cpu" and bool(unknown_N.any()):
@@ -116,16 +115,21 @@ def make_problem(
         targets_N=torch.where(valid & ~unknown_N, targets, 0).long(),
         valid_N=valid.contiguous(),
         reference_hidden_NE=None if reference_hidden is None else reference_hidden.contiguous(),
-        reference_weight_VE=weight
-        if shares_head
-        else None
-        if reference_weight is None
-        else reference_weight.contiguous(),
-        shares_head=shares_head,
+        reference_weight_VE=_reference_weight(weight, reference_hidden, reference_weight),
+        # A softcap bends both logits: their difference is then no product.
+        shares_head=reference_hidden is not None and reference_weight is None and not softcap,
         scale=scale,
         softcap=softcap,
         wants_mean=wants_mean,
     )
+
+
+def _reference_weight(
+    weight: Tensor, reference_hidden: Tensor | None, reference_weight: Tensor | None
+) -> Tensor | None:
+    if reference_weight is not None:
+        return reference_weight.contiguous()
+    return None if reference_hidden is None else weight
 
 
 def unknown_targets(targets: Tensor, valid: Tensor, vocabulary: int) -> Tensor:

@@ -44,13 +44,18 @@ class Launcher:
         self.num_rows, self.width = given.hidden_ND.shape
         self.vocabulary = problem.weight_VD.shape[0]
 
-    @property
-    def tile(self) -> Tile:
-        return self.tiles.pair_statistics if self.problem.has_reference else self.tiles.statistics
+    def tile(self, *, wants_mean: bool = False, only_flagged: bool = False) -> Tile:
+        return self.tiles.statistics_tile(
+            pair=self.problem.has_reference,
+            softcap=self.problem.softcap > 0,
+            wants_mean=wants_mean,
+            only_flagged=only_flagged,
+        )
 
     def new_partials(self) -> Tensor:
         sums = NUM_PAIR_SUMS if self.problem.has_reference else NUM_SUMS
-        tiles = triton.cdiv(self.vocabulary, self.tile.columns) * self.tile.subtiles
+        tile = self.tile()
+        tiles = triton.cdiv(self.vocabulary, tile.columns) * tile.subtiles
         return torch.empty((sums, tiles, self.num_rows), dtype=torch.float32, device=self.device)
 
     @property
@@ -92,7 +97,9 @@ class Launcher:
         only_flagged: bool = False,
     ) -> None:
         """Sums into partials (where given), exponentials and deltas into their buffers."""
-        tile, problem, given = self.tile, self.problem, self.given
+        problem, given = self.problem, self.given
+        wants_mean = problem.wants_mean and partials is not None
+        tile = self.tile(wants_mean=wants_mean, only_flagged=only_flagged)
         grid = self._grid(tile, self.num_rows, end_column - first_column)
         anchor_N, shift_N, *_ = per_row_4N
         stored_columns = min(exponentials.shape[1], self.vocabulary)
@@ -104,7 +111,7 @@ class Launcher:
             "HAS_SOFTCAP": problem.softcap > 0,
             "STORES": stored_columns > 0,
             "WRITES_SUMS": partials is not None,
-            "WANTS_MEAN": problem.wants_mean and partials is not None,
+            "WANTS_MEAN": wants_mean,
             "ONLY_FLAGGED": only_flagged,
         }
         sizes = self._sizes(tile, grid[0]) | {"SUBTILES": tile.subtiles}

@@ -75,6 +75,10 @@ def reduce_pair_subtile(
 ):
     """reduce_subtile with difference = z^p - z^q: deltas to stored_delta, and KL's sums."""
     rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+    if WANTS_MEAN:
+        # Before the exponentials: logits that live beside them spill.
+        total = tl.sum(tl.where((columns < vocabulary)[None, :], z, 0.0), 1)
+        store_sum(sums_ptr, LOGITS, sums_stride, rows, num_rows, total)
     centred = centred_logits(z, rows, columns, anchor_ptr, targets_ptr, num_rows, vocabulary)
     e = exponential(centred)
     shift = tl.load(shift_ptr + rows, mask=rows < num_rows, other=0.0)
@@ -93,9 +97,6 @@ def reduce_pair_subtile(
     if WRITES_SUMS:
         store_sums(sums_ptr, sums_stride, rows, num_rows, e, centred)
         store_pair_sums(sums_ptr, sums_stride, rows, num_rows, e, centred, delta)
-        if WANTS_MEAN:
-            total = tl.sum(tl.where((columns < vocabulary)[None, :], z, 0.0), 1)
-            store_sum(sums_ptr, LOGITS, sums_stride, rows, num_rows, total)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)

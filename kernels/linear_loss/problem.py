@@ -62,6 +62,7 @@ class Problem:
     reference_weight_VE: Tensor | None
     """With a reference never None: weight_VD itself where the head is shared."""
     shares_head: bool
+    """One product of hidden - hidden^q is the logits' difference: one head, no softcap."""
     scale: float
     """1 / temperature."""
     softcap: float

@@ -60,13 +60,14 @@ def reduce_subtile(
     """Exponentials of raw[row:, column:] to stored, their sums to sums_ptr."""
     rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     z = capped(raw, scale, softcap, HAS_SOFTCAP)
+    if WANTS_MEAN:
+        # Before the exponentials: logits that live beside them spill.
+        total = tl.sum(tl.where((columns < vocabulary)[None, :], z, 0.0), 1)
+        store_sum(sums_ptr, LOGITS, sums_stride, rows, num_rows, total)
     centred = centred_logits(z, rows, columns, anchor_ptr, targets_ptr, num_rows, vocabulary)
     e = exponential(centred)
     if WRITES_SUMS:
         store_sums(sums_ptr, sums_stride, rows, num_rows, e, centred)
-        if WANTS_MEAN:
-            total = tl.sum(tl.where((columns < vocabulary)[None, :], z, 0.0), 1)
-            store_sum(sums_ptr, LOGITS, sums_stride, rows, num_rows, total)
     if STORES:
         start = column - first_column
         if start < stored_columns:

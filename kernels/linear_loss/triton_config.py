@@ -5,7 +5,7 @@ replaces them by measurement. The tile of the two statistics kernels never depen
 tokens: a row's sums would otherwise depend on its batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +26,12 @@ class Tile:
     """Row tiles walked together, so that their operand stays in L2."""
     subtiles: int = 1
     """Parts the epilogue of a statistics kernel works through: 1 or 2."""
+    crowded_rows: int | None = None
+    """Rows where more lives in registers at once, if other than `rows`: whole tiles spill there."""
+
+    def crowded(self) -> "Tile":
+        """Its columns stay, and with them the layout of partial sums."""
+        return replace(self, rows=self.crowded_rows or self.rows)
 
 
 @dataclass(frozen=True)
@@ -41,30 +47,41 @@ class Tiles:
 
     def __post_init__(self) -> None:
         """The rows of a statistics tile cover whole steps of the product that reads them."""
-        for tile in (self.statistics, self.pair_statistics):
+        for tile in (*self._of_statistics(), *(t.crowded() for t in self._of_statistics())):
             whole = tile.rows % self.weight_product.depth == 0
             check(whole, "tile rows", f"a multiple of {self.weight_product.depth}", tile.rows)
+
+    def _of_statistics(self) -> tuple[Tile, Tile]:
+        return self.statistics, self.pair_statistics
+
+    def statistics_tile(
+        self, *, pair: bool, softcap: bool, wants_mean: bool, only_flagged: bool
+    ) -> Tile:
+        """A branch around the tile, or logits that live beside exponentials, crowd registers."""
+        tile = self.pair_statistics if pair else self.statistics
+        is_crowded = only_flagged or (pair and (softcap or wants_mean))
+        return tile.crowded() if is_crowded else tile
 
 
 PAIR_SUBTILES = 2 if TRITON_VERSION < (3, 7) else 1
 """Whole tiles spill with triton 3.6, halves with 3.9: `make compile` fails with the other one."""
 BLACKWELL = Tiles(
-    statistics=Tile(128, 128, 64, warps=8, stages=4),
+    statistics=Tile(128, 128, 64, warps=8, stages=4, crowded_rows=64),
     pair_statistics=Tile(128, 32, 64, warps=8, stages=3),
     hidden_product=Tile(128, 128, 64, warps=8, stages=4),
     weight_product=Tile(128, 128, 64, warps=8, stages=4),
     tma=True,
 )
 HOPPER = Tiles(
-    statistics=Tile(128, 256, 64, warps=8, stages=3, subtiles=2),
-    pair_statistics=Tile(128, 128, 64, warps=8, stages=3, subtiles=PAIR_SUBTILES),
+    statistics=Tile(128, 256, 64, warps=8, stages=3, subtiles=2, crowded_rows=64),
+    pair_statistics=Tile(128, 128, 64, warps=8, stages=3, subtiles=PAIR_SUBTILES, crowded_rows=64),
     hidden_product=Tile(128, 256, 64, warps=8, stages=3),
     weight_product=Tile(128, 256, 64, warps=8, stages=3),
     tma=True,
 )
 AMPERE = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=3),
-    pair_statistics=Tile(128, 64, 32, warps=8, stages=3),
+    pair_statistics=Tile(128, 64, 32, warps=8, stages=3, crowded_rows=64),
     hidden_product=Tile(128, 128, 64, warps=8, stages=3),
     weight_product=Tile(128, 128, 64, warps=8, stages=3),
     tma=False,

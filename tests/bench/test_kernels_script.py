@@ -10,6 +10,7 @@ from bench.harness import Report, parse_options
 from bench.kernel_cases import cases
 from bench.loss_probe import Probe
 from bench.loss_report import goals
+from bench.loss_truth import LIMITS, Errors
 
 SMALL = ["--quick", "--runs", "2", "--shape", "24,64,333"]
 TOP_KEYS = {"bench": str, "commit": str, "machine": dict, "cases": list, "ratios": dict}
@@ -87,11 +88,26 @@ def test_profile_writes_a_trace_and_names_the_tools(tmp_path, monkeypatch, capsy
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     trace = json.loads((tmp_path / found["trace"]).read_text())
     assert any("coherence" in str(event.get("name")) for event in trace["traceEvents"])
+    picture = (tmp_path / found["roofline"]).read_text()
+    assert "ceilings, bf16" in picture
+    assert "coherence bf16 ours" in picture
+    assert set(found["achieved"]) == {"forward", "backward", "full"}
+    assert all(rate["percent_of_copy"] > 0 for rate in found["achieved"].values())
     assert set(found["commands"]) == {"A100", "H100"}
     for lines in found["commands"].values():
         assert [line.split()[0] for line in lines] == ["ncu", "nsys"]
         assert all("--profile coherence" in line and "--bare" in line for line in lines)
     assert found["ran"] == [] or torch.cuda.is_available()
+
+
+def test_a_wrong_op_gets_no_profile(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loss_profile, "ROOT", tmp_path)
+    monkeypatch.setitem(LIMITS, ("coherence", "bf16"), Errors(0.0, 0.0))
+    assert kernels.main(["--profile", "coherence", "--shape", "24,64,1"]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "ours gradient error against float64" in " ".join(found["failed"])
+    assert "achieved" not in found
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_bare_profile_prints_nothing(capsys):

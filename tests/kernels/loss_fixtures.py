@@ -11,6 +11,8 @@ from torch import Tensor
 
 IMPLEMENTATIONS = ("cpu", "triton")
 DTYPES = (torch.float32, torch.bfloat16)
+PATHS = ((torch.float32, "cpu"), (torch.bfloat16, "cpu"), (torch.float32, "triton"))
+"""Dtypes and who computes them; the interpreter truncates where it stores bfloat16."""
 GRADIENT_TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 5e-3}
 """Of the norm, against float64 on the same inputs; bfloat16 gradients are rounded to it."""
 

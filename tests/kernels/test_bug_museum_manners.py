@@ -4,16 +4,21 @@ Every exhibit runs on each implementation; "triton" on CPU tensors is the interp
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pixelis_fast.kernels.linear_loss import ReferenceHead, linear_statistics
+from pixelis_fast.kernels.linear_loss import ReferenceHead, launch, linear_statistics
+from pixelis_fast.kernels.linear_loss.triton_config import SMALL
+from pixelis_fast.kernels.linear_loss.triton_path import TritonPath
 from pixelis_fast.kernels.masked_imitation import masked_imitation_loss
 from pixelis_fast.kernels.masked_imitation.reference import masked_imitation_reference
 from pixelis_fast.kernels.policy_loss import linear_policy_loss
 from pixelis_fast.kernels.token_kl import token_kl
+from tests.kernels import linear_problem
+from tests.kernels.launches import note_launches
 from tests.kernels.loss_fixtures import (
     IMPLEMENTATIONS,
     assert_same_gradients,
@@ -54,8 +59,7 @@ def test_inputs_keep_their_bits(implementation):
         assert torch.equal(tensor, copy)
 
 
-# Interpreting so many rows takes a minute; Triton's launches keep rows in the grid's first
-# dimension, which holds 2^31.
+# Interpreting so many rows takes a minute; of Triton's launches the next exhibit has the grids.
 @pytest.mark.parametrize("implementation", ["cpu"])
 def test_more_rows_than_a_grid_dimension_holds(implementation):
     """Liger-Kernel #1294: launches failed at 65,536 rows."""
@@ -73,6 +77,51 @@ def test_more_rows_than_a_grid_dimension_holds(implementation):
     torch.testing.assert_close(loss_N[:-1], torch.full((rows - 1,), float(np.log(3))))
     expected = -(weight_VD.sum(1)).log_softmax(0)[0]
     torch.testing.assert_close(loss_N[-1], expected)
+
+
+@pytest.mark.parametrize("differentiate", [("logprob",), ("entropy", "kl")], ids=str)
+def test_grids_of_more_rows_than_a_dimension_holds(monkeypatch, differentiate):
+    """Liger-Kernel #1294 on a GPU: only the first dimension of a grid goes beyond 65,535."""
+    grids = {}
+    note_launches(monkeypatch, lambda name, grid, _: grids.setdefault(name, []).append(grid))
+    rows = 16 * 65_536 + 1  # more than that many tiles of the smallest height
+    hidden_ND = torch.zeros(rows, 8, requires_grad=True)
+    weight_VD = torch.zeros(3, 8, requires_grad=True)
+    reference = ReferenceHead(torch.zeros(rows, 8)) if "kl" in differentiate else None
+    found = linear_statistics(
+        hidden_ND,
+        weight_VD,
+        torch.zeros(rows, dtype=torch.int64),
+        reference=reference,
+        differentiate=differentiate,
+        implementation="triton",
+    )
+    gradients(sum(getattr(found, name) for name in differentiate), (hidden_ND, weight_VD))
+    assert len(grids) == (6 if reference is None else 7)
+    assert max(grid[0] for each in grids.values() for grid in each) == rows
+    for name, each in grids.items():
+        for first, *others in each:
+            assert first < 2**31, name
+            assert all(size <= 65_535 for size in others), name
+
+
+@pytest.mark.parametrize("tma", [True, False])
+@pytest.mark.parametrize("head", [None, "own"])
+def test_offsets_beyond_32_bits(monkeypatch, head, tma):
+    """Liger-Kernel #1294: a row's start counted in 32 bits. Rows lie 2^30 elements apart, so the
+    third begins beyond 2^31; only what is touched costs memory."""
+
+    def far_apart(self, hidden_ND, columns):
+        return torch.empty_strided((3, columns), (2**30, 1)) if columns else torch.empty(3, 0)
+
+    monkeypatch.setattr(TritonPath, "new_stored", far_apart)
+    monkeypatch.setattr(launch, "tiles_for", lambda *_: replace(SMALL, tma=tma))
+    names = ("logprob",) if head is None else linear_problem.PAIRED
+    problem = linear_problem.random_problem(3, 24, 136, head=head, masked=0)
+    upstream = torch.randn(len(names), 3)
+    found = linear_problem.ours(problem, names, upstream, implementation="triton")
+    expected = linear_problem.truth(problem, names, upstream)
+    linear_problem.assert_close(found, expected, statistics=2e-5, gradient=1e-5)
 
 
 def test_worker_threads(implementation):

@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-6}
 """Of values: sums are float32 whatever the rows are."""
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
 """bfloat16 rounds each element by up to 2^-9."""
-SHAPES = [(1, 64), (2, 1024), (63, 96), (129, 64), (9, 1024)]
+SHAPES = [(1, 64), (2, 1024), (63, 96), (70, 96), (129, 64), (9, 1024)]
 KINDS = {"float32": (torch.float32, False), "bfloat16-weighted": (torch.bfloat16, True)}
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pixelis_fast.kernels.token_kl import corridor, token_kl
-from tests.kernels.loss_fixtures import compiled, make_heads
+from pixelis_fast.kernels.token_kl.reference import token_kl_reference
+from tests.kernels.loss_fixtures import IMPLEMENTATIONS, compiled, make_heads
 
 VALID = torch.tensor([True, True, False, True, True, False, True, True, True])
 
@@ -13,10 +14,14 @@ def report(heads, **options):
     return corridor(*heads.p, *heads.q, **options)
 
 
-def test_the_report_sums_up_the_kl_of_valid_tokens():
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_report_sums_up_the_kl_of_valid_tokens(implementation):
     heads = make_heads(drift=0.2)
-    found = report(heads, valid_N=VALID, low=0.15, high=0.25)
-    expected_N = token_kl(*heads.p, *heads.q, valid_N=VALID).detach()
+    found = report(heads, valid_N=VALID, low=0.15, high=0.25, implementation=implementation)
+    truth = heads.double()
+    exact_N = token_kl_reference(*truth.p, *truth.q, heads.targets, valid_N=VALID)
+    torch.testing.assert_close(found.kl_N.double(), exact_N, rtol=1e-5, atol=1e-7)
+    expected_N = token_kl(*heads.p, *heads.q, valid_N=VALID, implementation=implementation).detach()
     kept = expected_N[VALID]
     assert torch.equal(found.kl_N, expected_N)
     torch.testing.assert_close(found.mean, kept.mean())
@@ -38,13 +43,18 @@ def test_quantiles_are_torchs(levels):
     torch.testing.assert_close(found.quantiles, torch.quantile(kept, torch.tensor(levels)))
 
 
-def test_a_token_alone_has_the_bits_it_has_in_a_batch():
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_token_alone_has_the_bits_it_has_in_a_batch(implementation):
     heads = make_heads(9, 333, 64, drift=0.05)
-    together = report(heads).kl_N
+    together = report(heads, implementation=implementation).kl_N
     for row in range(9):
         rows = slice(row, row + 1)
         alone = corridor(
-            heads.hidden_p[rows], heads.weight_p, heads.hidden_q[rows], heads.weight_q
+            heads.hidden_p[rows],
+            heads.weight_p,
+            heads.hidden_q[rows],
+            heads.weight_q,
+            implementation=implementation,
         ).kl_N
         assert torch.equal(alone, together[rows])
 

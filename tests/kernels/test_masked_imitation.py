@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pixelis_fast.kernels.masked_imitation import masked_imitation_loss
 from pixelis_fast.kernels.masked_imitation.reference import masked_imitation_reference
 from tests.kernels.loss_fixtures import (
-    DTYPES,
+    PATHS,
     assert_same_gradients,
     assert_same_when_compiled,
     compiled,
@@ -49,12 +49,14 @@ def textbook_options(options):
     return {name: value for name, value in options.items() if name != "memory_budget_bytes"}
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "implementation"), PATHS, ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_masked_imitation_loss(name, dtype):
+def test_masked_imitation_loss(name, dtype, implementation):
     heads, weights_N = masked_case(11, 67, 16, dtype)
     truth = heads.double()
-    ours = masked_imitation_loss(*heads.p, heads.targets, weights_N, **OPTIONS[name])
+    ours = masked_imitation_loss(
+        *heads.p, heads.targets, weights_N, implementation=implementation, **OPTIONS[name]
+    )
     expected = masked_imitation_reference(
         *truth.p, heads.targets, weights_N, **textbook_options(OPTIONS[name])
     )

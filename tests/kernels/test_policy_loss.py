@@ -10,7 +10,7 @@ from pixelis_fast.kernels.linear_loss import op as statistics_op
 from pixelis_fast.kernels.policy_loss import linear_policy_loss
 from pixelis_fast.kernels.policy_loss.reference import linear_policy_reference
 from tests.kernels.loss_fixtures import (
-    DTYPES,
+    PATHS,
     assert_same_gradients,
     assert_same_when_compiled,
     distance,
@@ -62,11 +62,13 @@ def textbook(heads, rows, options):
     return truth, linear_policy_reference(*truth.p, heads.targets, *rows, **options)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "implementation"), PATHS, ids=str)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_linear_policy_loss(name, dtype):
+def test_linear_policy_loss(name, dtype, implementation):
     heads, rows, options = policy_case(OPTIONS[name], dtype)
-    ours = linear_policy_loss(*heads.p, heads.targets, *rows, valid_N=VALID, **options)
+    ours = linear_policy_loss(
+        *heads.p, heads.targets, *rows, valid_N=VALID, implementation=implementation, **options
+    )
     truth, expected = textbook(heads, rows, options)
     torch.testing.assert_close(ours.loss.double(), expected, rtol=1e-4, atol=1e-5)
     assert_same_gradients(ours.loss, expected, heads.p, truth.p)

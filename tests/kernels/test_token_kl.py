@@ -8,6 +8,7 @@ from pixelis_fast.kernels.token_kl.estimators import GRADIENTS, VALUES, k3
 from pixelis_fast.kernels.token_kl.reference import token_kl_reference
 from tests.kernels.loss_fixtures import (
     DTYPES,
+    IMPLEMENTATIONS,
     assert_same_gradients,
     assert_same_when_compiled,
     distance,
@@ -21,15 +22,16 @@ VALUE_TOLERANCE, KL_GRADIENT_TOLERANCE = 1e-3, 2e-2
 """Of the drift sweep, against float64 on the same inputs."""
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_token_kl(value, gradient):
+def test_token_kl(value, gradient, implementation):
     heads = make_heads(drift=0.3)
     truth = heads.double()
     options = {"value": value, "gradient": gradient, "valid_N": VALID}
     if gradient == "reverse_kl":
         options["importance_N"] = torch.linspace(0.8, 1.3, 9)
-    ours_N = token_kl(*heads.p, *heads.q, heads.targets, **options)
+    ours_N = token_kl(*heads.p, *heads.q, heads.targets, implementation=implementation, **options)
     expected_N = token_kl_reference(*truth.p, *truth.q, heads.targets, **options)
     assert ours_N.dtype == torch.float32
     torch.testing.assert_close(ours_N.double(), expected_N, rtol=1e-5, atol=1e-6)
