@@ -7,7 +7,7 @@ sees or makes travels as a base64 PNG, and every mask as JSON, before the work i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +15,19 @@ import numpy as np
 from PIL import Image
 
 from bench.naive_tools import from_data_url, mask_from_json, to_data_url
-from pixelis_fast.agent import Agent
+from pixelis_fast.agent import Agent, AgentConfig
 from pixelis_fast.tools import PendingCall, ToolBox, Workspace
 from pixelis_fast.types import Observation, ToolCall
 
-SAM2_ABLATION = "- SAM2 features"
-"""Changes nothing where no case uses SAM2."""
-WIDTH_ABLATION = "- OCR width rounding"
-"""Lines are read in rapidocr's batches: six at a time, padded to the widest."""
-READS_OTHERWISE = frozenset({WIDTH_ABLATION})
-"""Other padding can change a character: these arms' text is held to be like ours, not equal."""
+SAM2_FEATURES, SAM2_ENGINE = "- SAM2 features", "- SAM2 engine"
+"""Change nothing where no case uses SAM2."""
+PACKED = "- packed weights"
+"""Packed on a CPU in fp32 only."""
+WIDTH, TEXT_BACKEND = "- OCR width rounding", "- OpenVINO text"
+"""Lines are read in rapidocr's batches, six at a time, padded to the widest; by ONNX Runtime."""
+OTHERWISE = {WIDTH: "text", TEXT_BACKEND: "text", SAM2_ENGINE: "masks"}
+"""Other padding or other arithmetic can change a character or a pixel: what of these arms is held
+to be like ours, not equal."""
 
 
 class ResentCall(PendingCall):
@@ -120,6 +123,8 @@ without_jump_ahead = without_rollout(jump_ahead=False)
 ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
     "- session KV": without_engine(keep_kv=False),
     "- prefix cache": without_engine(prefix_cache_bytes=0),
+    "- shared prefix": without_engine(share_prefix=False),
+    PACKED: without_engine(packed_weights=False),
     "- vision cache": without_engine(vision_cache_bytes=0),
     "- KV and vision": without_engine(keep_kv=False, vision_cache_bytes=0),
     "- jump-ahead": without_jump_ahead,
@@ -127,8 +132,27 @@ ABLATIONS: dict[str, Callable[[Agent], Agent]] = {
     "- prefetch": without_loop(prefetch=False),
     "- pixel cache": without_tool(store_bytes=0),
     "- result memo": without_tool(memo_bytes=0),
-    WIDTH_ABLATION: without_tool(text_batch_size=6, text_width_step=None),
+    "- text detections": without_tool(detection_bytes=0),
+    WIDTH: without_tool(text_batch_size=6, text_width_step=None),
+    TEXT_BACKEND: without_tool(text_backend="ort"),
     "- in-process media": resent,
-    SAM2_ABLATION: without_tool(feature_cache_bytes=0),
+    SAM2_FEATURES: without_tool(feature_cache_bytes=0),
+    SAM2_ENGINE: without_tool(sam2_engine="eager"),
 }
 """With session KV the vision cache has nothing to do in one chain, so both go off together too."""
+
+
+def chosen_ablations(config: AgentConfig, asked: Sequence[str], *, uses_sam2: bool) -> list[str]:
+    """All that change something here, or those asked for, named without their dash.
+
+    ValueError for a name that is unknown, or of a mechanism that is not at work here.
+    """
+    at_work = {
+        SAM2_FEATURES: uses_sam2,
+        SAM2_ENGINE: uses_sam2,
+        PACKED: config.device == "cpu" and config.dtype == "float32",
+    }
+    here = {name.removeprefix("- "): name for name in ABLATIONS if at_work.get(name, True)}
+    if wrong := [word for word in asked if word not in here]:
+        raise ValueError(f"--ablations: expected some of {', '.join(here)}, got {', '.join(wrong)}")
+    return [here[word] for word in asked or here]

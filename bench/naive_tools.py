@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
-from skimage.measure import label, regionprops
+from skimage.measure import regionprops
 
 from bench.naive_video import VideoFile
 from bench.outputs import ToolOutput
@@ -92,7 +92,7 @@ class NaiveTools:
             crop = frame.crop(corners).resize(size, Image.Resampling.BICUBIC)
         with spans("transport"):
             url = to_data_url(crop)
-        return ToolOutput("zoom", size=crop.size), url
+        return ToolOutput("zoom", picture=np.array(crop)), url
 
     def _read_text(self, arguments: dict[str, Any], spans: Spans) -> ToolOutput:
         with spans("tool.read_text.pre"):
@@ -168,16 +168,27 @@ class NaiveTools:
         with spans("tool.properties.run"):
             region = regionprops(mask.astype(np.uint8))[0]
             color = pixels[mask].mean(axis=0)
-            _, num_parts = label(mask, return_num=True)
-        values = {
-            "area": 1000 * float(region.area) / mask.size,
-            "box": region.bbox,
-            "center": region.centroid,
-            "rgb": [round(float(c)) for c in color],
-            "angle": math.degrees(region.orientation),
-            "parts": num_parts,
-        }
-        return ToolOutput("properties", values=values)
+        return ToolOutput("properties", values=measured(region, color, mask.shape))
+
+
+def measured(region: Any, color: np.ndarray, shape: tuple[int, ...]) -> dict[str, Any]:
+    """skimage's rows and columns as x and y in 0..1000; its angle counts from the rows' axis."""
+    height, width = shape
+    top, left, bottom, right = region.bbox
+    row, column = region.centroid
+    return {
+        "area": 1000 * float(region.area) / (height * width),
+        "box": [
+            1000 * left / width,
+            1000 * top / height,
+            1000 * right / width,
+            1000 * bottom / height,
+        ],
+        "center": [1000 * (column + 0.5) / width, 1000 * (row + 0.5) / height],
+        "rgb": [round(float(c)) for c in color],
+        "angle": math.degrees(region.orientation) - 90,
+        "elongation": region.axis_major_length / max(region.axis_minor_length, 1.0),
+    }
 
 
 def pixel_box(box: Any, width: int, height: int) -> tuple[int, int, int, int]:

@@ -22,6 +22,7 @@ from bench.scenes import Scene
 from pixelis_fast.agent import Agent
 from pixelis_fast.prompt import Piece
 from pixelis_fast.script import Script
+from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Mask, Media, Observation, Sample, Step, Trajectory
 
 Agents = Mapping[str, Agent]
@@ -60,7 +61,9 @@ class OursArm:
             ids=trajectory.ids,
             logprobs=chosen_logprobs(trajectory),
             num_image_tokens=sum(span.num_tokens for span in trajectory.spans),
-            outputs=tuple(output_of(step) for step in trajectory.steps if step.observation),
+            outputs=tuple(
+                output_of(step, agent.tools) for step in trajectory.steps if step.observation
+            ),
         )
 
 
@@ -101,20 +104,17 @@ def chosen_logprobs(trajectory: Trajectory) -> dict[int, float]:
     return {i: trajectory.logprobs[i] for i in generated if not trajectory.forced[i]}
 
 
-def output_of(step: Step) -> ToolOutput:
-    """What the policy was told, in the form both arms share."""
+def output_of(step: Step, tools: ToolBox) -> ToolOutput:
+    """What the policy was told and shown, in the form both arms share."""
     observation = step.observation
     assert step.call is not None
     assert observation is not None
     operation = step.call.operation
     if observation.error is not None:
         return ToolOutput(operation, error=observation.error)
+    if operation == "zoom":
+        return ToolOutput("zoom", picture=tools.image(observation.media[0].id))
     return OUTPUTS[operation](observation, json.loads(observation.text))
-
-
-def _zoom(observation: Observation, content: dict[str, Any]) -> ToolOutput:
-    crop = observation.media[0]
-    return ToolOutput("zoom", size=(crop.width, crop.height))
 
 
 def _read_text(observation: Observation, content: dict[str, Any]) -> ToolOutput:
@@ -143,7 +143,6 @@ def _properties(observation: Observation, content: dict[str, Any]) -> ToolOutput
 
 
 OUTPUTS: dict[str, Callable[[Observation, dict[str, Any]], ToolOutput]] = {
-    "zoom": _zoom,
     "read_text": _read_text,
     "segment": _segment,
     "track": _track,

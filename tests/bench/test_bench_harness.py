@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from bench.card import machine_card, slug
+from bench.card import ROOT, machine_card, slug
 from bench.harness import (
     Check,
     Goal,
@@ -83,6 +85,23 @@ def test_document_has_the_form_every_benchmark_shares(capsys):
     assert document["equal"]
     assert document["ratios"] == {"chain": 4.0}
     assert document["baseline"] == "naive"
+
+
+def test_the_wall_time_is_the_whole_process_s(capsys):
+    code = (
+        "import time; start = time.perf_counter(); time.sleep(0.5)\n"
+        "from bench.harness import process_wall_s\n"
+        "print(time.perf_counter() - start, process_wall_s())"
+    )
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    since_first_line, wall = (float(word) for word in told.stdout.split())
+    assert since_first_line - 0.1 <= wall <= since_first_line + 5
+    made = report(checks=[GOOD])
+    finish(made, made.options)
+    printed = capsys.readouterr()
+    wall = json.loads(printed.out)["wall_s"]
+    assert f"the whole command took {wall} s" in printed.err
 
 
 def test_stdout_is_one_line(capsys):

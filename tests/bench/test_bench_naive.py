@@ -2,9 +2,11 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.measure import regionprops
 
 from bench.cases import BIKES, INVOICE
 from bench.naive import ForcedTokens, parse
@@ -15,12 +17,14 @@ from bench.naive_tools import (
     in_reading_order,
     mask_from_json,
     mask_json,
+    measured,
     to_data_url,
 )
 from bench.naive_video import VideoFile
-from bench.outputs import mask_iou
+from bench.outputs import angle_difference, mask_iou
 from bench.scenes import scene
 from bench.waterfall import STAGES, draw, grouped
+from pixelis_fast.kernels.region import region_properties
 from pixelis_fast.spans import Spans
 from pixelis_fast.types import ToolCall
 
@@ -71,6 +75,23 @@ def test_calls_run_with_spans():
     cuts, _ = tools.run(calls["localize"], spans, crop_size=None)
     assert all(start < end for start, end in cuts.spans)
     assert {"tool.read_text.run", "tool.localize.pre"} <= spans.ms.keys()
+
+
+def test_measures_are_in_thousandths_and_degrees_from_the_x_axis():
+    mask = np.zeros((100, 200), np.uint8)
+    cv2.ellipse(mask, (100, 50), (60, 10), 30, 0, 360, 1, -1)
+    region = regionprops(mask)[0]
+    found = measured(region, np.array([1.2, 2.0, 3.0]), mask.shape)
+    assert found["area"] == pytest.approx(1000 * mask.mean())
+    assert found["center"] == pytest.approx([502.5, 505], abs=3)
+    assert found["rgb"] == [1, 2, 3]
+    picture = np.zeros((*mask.shape, 3), np.uint8)
+    ours = region_properties(mask.astype(bool), picture).orientation_deg
+    assert angle_difference(found["angle"], ours) < 1
+    left, top, right, bottom = found["box"]
+    assert (left, right) == pytest.approx((1005 - right, 1005 - left), abs=3)
+    assert mask.any(axis=1).sum() == pytest.approx((bottom - top) / 10)
+    assert found["elongation"] == pytest.approx(6, rel=0.1)
 
 
 def test_zoom_travels_as_png():
