@@ -1,4 +1,7 @@
-"""The command line, end to end on the unit policy: ask, rollout, replay, doctor, plain errors."""
+"""The command line, end to end: ask, rollout, replay, doctor, plain errors.
+
+What needs a policy that calls tools is asked of the one that ships, the rest of the unit policy.
+"""
 
 import json
 import os
@@ -11,10 +14,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from pixelis_fast.cli import app
-from tests.media import clip, picture
+from pixelis_fast.trace import read_trace
+from pixelis_fast.types import RolloutStatus, Trajectory
+from tests.media import picture
 
 UNIT = ["--policy", "unit", "--max-tokens", "120", "--max-steps", "2", "--max-thought", "40"]
 runner = CliRunner()
@@ -25,28 +31,60 @@ def run(*arguments: str | Path):
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory) -> Path:
+def world(tmp_path_factory) -> Path:
+    """PixelWorld's first seven test questions with their pictures and clips."""
+    folder = tmp_path_factory.mktemp("world")
+    drawn = run("world", folder, "--count", "7")
+    assert drawn.exit_code == 0, drawn.output
+    return folder
+
+
+def questions(world: Path) -> dict[str, str]:
+    """By the path of the media below the folder."""
+    rows = [json.loads(line) for line in (world / "tasks.jsonl").open()]
+    return {media: row["question"] for row in rows for media in row["media"]}
+
+
+@pytest.fixture(scope="module")
+def trace(world) -> Path:
     """Two sampled trajectories, one on an image and one on a video."""
-    folder = tmp_path_factory.mktemp("rollout")
-    shutil.copy(picture("coins.png"), folder)
-    shutil.copy(clip("carphone_pristine.mp4"), folder)
     rows = [
-        {"id": "coins", "media": ["coins.png"], "question": "How many coins?"},
-        {"id": "phone", "media": ["carphone_pristine.mp4"], "question": "Who speaks?"},
+        {"id": Path(media).stem.split("-")[0], "media": [media], "question": question}
+        for media, question in questions(world).items()
+        if media in ("media/compare-test-5.png", "media/localize-test-0.mp4")
     ]
-    samples = folder / "samples.jsonl"
+    samples = world / "samples.jsonl"
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = folder / "trace"
-    result = run("rollout", samples, "--out", out, "--temperature", "1", "--seed", "5", *UNIT)
+    out = world / "trace"
+    result = run("rollout", samples, "--out", out, "--temperature", "1", "--seed", "5")
     assert result.exit_code == 0, result.output
-    assert "coins" in result.output
+    assert "compare" in result.output
     return out
 
 
+def ran_a_tool(trajectory: Trajectory) -> bool:
+    observations = [step.observation for step in trajectory.steps if step.call is not None]
+    return any(each is not None and each.error is None for each in observations)
+
+
 def test_replay_is_identical(trace):
+    recorded = read_trace(trace).trajectories
+    assert any(ran_a_tool(trajectory) for trajectory in recorded)
     result = run("rollout", "--replay", trace)
     assert result.exit_code == 0, result.output
-    assert "replayed 2 trajectories" in result.output
+    tokens = sum(len(trajectory.ids) for trajectory in recorded)
+    assert f"replayed 2 trajectories, {tokens} tokens: identical" in " ".join(result.output.split())
+
+
+def test_replay_of_what_the_clock_ended_is_identical(trace, tmp_path):
+    out, samples = tmp_path / "hasty", trace.parent / "one-sample.jsonl"
+    samples.write_text((trace.parent / "samples.jsonl").read_text().splitlines()[0])
+    result = run("rollout", samples, "--out", out, "--max-time", "0.001", *UNIT)
+    assert result.exit_code == 0, result.output
+    ends = {trajectory.status for trajectory in read_trace(out).trajectories}
+    assert ends == {RolloutStatus.TRUNCATED_MAX_TIME}
+    result = run("rollout", "--replay", out)
+    assert result.exit_code == 0, result.output
     assert "identical" in result.output
 
 
@@ -60,7 +98,7 @@ def test_replay_names_a_changed_token(trace, tmp_path):
     path.write_text("\n".join([header, json.dumps(row), second]) + "\n")
     result = run("rollout", "--replay", copy)
     assert result.exit_code == 2
-    assert "coins: ids: at" in result.output
+    assert f"{row['sample']['id']}: ids: at" in " ".join(result.output.split())
 
 
 def test_ask_prints_the_chain_and_saves_a_trace(tmp_path):
@@ -72,6 +110,44 @@ def test_ask_prints_the_chain_and_saves_a_trace(tmp_path):
     assert "where the time went" in result.output
     assert (out / "trace.jsonl").is_file()
     assert list((out / "media").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("media", "kind"),
+    [("media/compare-test-5.png", "mask"), ("media/localize-test-0.mp4", "crop")],
+    ids=["mask-on-a-picture", "crop-of-a-video"],
+)
+def test_ask_saves_what_the_policy_saw_and_names_it(world, media, kind, tmp_path):
+    """One picture per crop and mask of the trace, each named on a line of the tree."""
+    out = tmp_path / "ask"
+    result = run("ask", world / media, questions(world)[media], "--out", out)
+    assert result.exit_code == 0, result.output
+    [trajectory] = read_trace(out).trajectories
+    made = [
+        out / f"step-{number}-{what}-{index}.png"
+        for number, step in enumerate(trajectory.steps, start=1)
+        if step.observation is not None
+        for what, pieces in (("crop", step.observation.media), ("mask", step.observation.masks))
+        for index in range(len(pieces))
+    ]
+    assert any(kind in path.name for path in made)
+    assert sorted(out.glob("*.png")) == sorted(made)
+    # A long path is broken anywhere: the words are compared without spaces and the tree's lines.
+    printed = re.sub(r"[\s│├└─]", "", result.output)
+    assert all(f"saved{path}" in printed for path in made)
+    shown = trajectory.sample.media[0]
+    for path in made:
+        if "mask" in path.name:
+            assert Image.open(path).size == (shown.width, shown.height)
+
+
+def test_the_readme_asks_about_something_that_it_draws(world):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    asked = re.findall(r'^pixelis ask runs/world/(\S+) "(.+?)"', text, re.M)
+    assert asked
+    assert "pixelis world runs/world --count 7\n" in text
+    for media, question in asked:
+        assert questions(world)[media] == question
 
 
 def test_questions_of_the_world_are_answered_and_scored(tmp_path):
