@@ -13,8 +13,8 @@ first head is trained on the token that shows it, whose value must tell its cont
 Training only.
 
 Shapes: N = rows of the batch, F = head_dim, R = calls, G = rows that predict an argument or a
-copied token, C = those of a copied token, B = visual tokens that show a thing, T = things that one
-of them may show.
+copied token, C = those of a copied token, A = answers, B = visual tokens that show a thing, T =
+things that one of them may show.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from pixelis_fast.answers import AnswerRows
 from pixelis_fast.copies import CopiedRows
-from pixelis_fast.data.prepared import BOX, THINGS
+from pixelis_fast.data.prepared import BOX, THINGS, UNKNOWN
 from pixelis_fast.head_targets import HeadTargets
 from pixelis_fast.heads import BOX_WEIGHT, SMOOTH, box_distance, in_cells
 from pixelis_fast.policy.decoder import Attend, Layer
 from pixelis_fast.policy.model import Policy
 
 Say = Callable[[int, Tensor], Tensor]
-"""(layer, what its last head mixed (G, F)) -> logits (G, V)."""
+"""(layer, what one of its heads mixed (G, F)) -> logits (G, V)."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,12 @@ class AnswerLosses:
     attention: Tensor
     contents: Tensor
     """Cross entropy of what the token shows, read off its value and off what the head brought."""
+    naming: Tensor
+    """Cross entropy of the answer's first token, said by the head alone."""
     on_target: float
 
     def total(self) -> Tensor:
-        return self.attention + self.contents
+        return self.attention + self.contents + self.naming
 
 
 class Guidance(nn.Module):
@@ -180,16 +182,22 @@ class Guidance(nn.Module):
             on_target=sum(right for _, right in found) / len(found),
         )
 
-    def answers(self, seen: dict[int, SeenByHead], rows: AnswerRows) -> AnswerLosses:
+    def answers(
+        self, seen: dict[int, SeenByHead], rows: AnswerRows, ids_N: Tensor, say: Say
+    ) -> AnswerLosses:
         """Every token of such an answer counts once in each layer."""
         found = [attention_loss(seen[layer], rows) for layer in self.layers]
         told = [
             self._contents_loss(read, seen[layer], rows)
             for layer, read in zip(self.layers, self.contents, strict=True)
         ]
+        rows_A = rows.rows_G[rows.first_G]
+        said = [say(layer, seen[layer].mixed_NF[rows_A]) for layer in self.layers]
+        named = [cross_entropy(logits_AV, ids_N[rows_A + 1]) for logits_AV in said]
         return AnswerLosses(
             attention=torch.stack([loss for loss, _ in found]).mean(),
             contents=torch.stack(told).mean(),
+            naming=torch.stack(named).mean(),
             on_target=sum(right for _, right in found) / len(found),
         )
 
@@ -198,8 +206,9 @@ class Guidance(nn.Module):
         parts = read(both).split(self.num_contents, dim=-1)
         kinds = rows.contents_GC.unbind(1)
         losses = [
-            cross_entropy(part.flatten(0, 1), wanted_G.repeat(2))
+            cross_entropy(part.flatten(0, 1), wanted_G.repeat(2), ignore_index=UNKNOWN)
             for part, wanted_G in zip(parts, kinds, strict=True)
+            if (wanted_G != UNKNOWN).any()
         ]
         return torch.stack(losses).mean()
 
@@ -245,11 +254,12 @@ def naming_loss(
     return (brought + offered) / 2
 
 
-def said_alone(policy: Policy, layer: int, brought_GF: Tensor) -> Tensor:
-    """(G, V) logits of what the last head alone writes into the stream."""
+def said_alone(policy: Policy, head: int, layer: int, brought_GF: Tensor) -> Tensor:
+    """(G, V) logits of what one head alone (-1: the last) writes into the stream."""
     wide = policy.layers[layer]
     assert isinstance(wide, Layer)
-    out_DF = wide.attention.out.weight[:, -brought_GF.shape[-1] :].float()
+    out_DHF = wide.attention.out.weight.unflatten(1, (-1, brought_GF.shape[-1]))
+    out_DF = out_DHF[:, head].float()
     written_GD = brought_GF @ out_DF.T
     normed_GD = policy.norm(written_GD.to(policy.norm.weight.dtype))
     return normed_GD.float() @ policy.head_weight.float().T

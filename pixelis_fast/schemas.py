@@ -73,7 +73,7 @@ _QUERY = {
     "type": "string",
     "minLength": 1,
     "maxLength": MAX_QUERY_CHARS,
-    "description": "Words to look for, for the text and appearance events.",
+    "description": "Words to look for, for the text event.",
 }
 
 

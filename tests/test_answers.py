@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from pixelis_fast.answers import answer_rows
+from pixelis_fast.answers import answer_rows, contents_of
 from pixelis_fast.copies import words_of
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
+from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.prepare import PrepareConfig, prepare
-from pixelis_fast.data.prepared import SEEN, UNKNOWN, Prepared, labels_of
-from pixelis_fast.guidance import Guidance, WatchedAttention
+from pixelis_fast.data.prepared import SEEN, Prepared, labels_of
+from pixelis_fast.guidance import Guidance, WatchedAttention, said_alone
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.limits import PatchShape
@@ -28,8 +30,10 @@ WORDS = words_of(Tokenizer.pixelworld())
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Prepared:
     folder = tmp_path_factory.mktemp("close")
-    world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0, "read": 1.0})
-    prepare(folder, PrepareConfig(whole=8, grounding=0, close=4), world)
+    world = PixelWorldConfig(
+        backgrounds="procedural", families={"spatial": 1.0, "count": 1.0, "read": 1.0}
+    )
+    prepare(folder, PrepareConfig(whole=12, grounding=0, close=6), world)
     return Prepared([folder], PatchShape())
 
 
@@ -50,31 +54,40 @@ def found_in(examples, policy, data):
     trajectories = [example.trajectory for example in examples]
     batch = training_batch(policy, trajectories, data.patches)
     labels = labels_of(data, batch.media_ids, len(data.header["num_labels"]), 2)
-    return batch, answer_rows(examples, batch, labels, WORDS)
+    return batch, answer_rows(examples, batch, labels, WORDS, merge=2)
 
 
-def test_rows_of_an_answer_want_the_token_that_shows_its_panel(policy, data):
-    close = answered(data)
+def test_rows_of_an_answer_want_the_token_that_shows_the_glyph(policy, data):
+    close = [e for e in answered(data) if e.task == "spatial"]
+    assert close
     batch, rows = found_in(close, policy, data)
-    assert rows is not None
-    for row, start, wanted, contents in zip(
-        rows.rows_G.tolist(),
-        rows.starts_G.tolist(),
-        rows.wanted_G.tolist(),
-        rows.contents_GC,
-        strict=True,
-    ):
-        assert start <= wanted < row
-        assert wanted in batch.visual_index_M.tolist()
-        assert (contents >= 0).all()
     said = Tokenizer.pixelworld().decode(batch.targets_N[rows.rows_G].tolist())
-    shown = [example.trajectory.answer for example in close if shows_one(example, data)]
-    assert said == "".join(f">{answer}" for answer in shown)
+    assert said == "".join(f">{example.trajectory.answer}" for example in close)
+    for row, start, wanted in zip(rows.rows_G, rows.starts_G, rows.wanted_G, strict=True):
+        assert start <= wanted < row
+        assert wanted in batch.visual_index_M
 
 
-def shows_one(example, data) -> bool:
-    labels = data.pictures[example.trajectory.spans[-1].media_id].labels
-    return sum(row[SEEN] != UNKNOWN for row in labels) == 1
+def test_the_token_shows_what_is_answered(policy, data):
+    """By its own label: colour or shape, whichever was asked for."""
+    names = {name: index + 1 for kind in (COLORS, SHAPES) for index, name in enumerate(kind)}
+    close = [e for e in answered(data) if e.task == "spatial"]
+    for example in close:
+        _, rows = found_in([example], policy, data)
+        assert rows.first_G.sum() == 1
+        [first] = rows.first_G.nonzero().flatten()
+        answer = example.trajectory.answer
+        kind = 0 if answer in COLORS else 1
+        assert rows.contents_GC[first, kind] == names[answer]
+
+
+def test_a_counted_panels_token_tells_its_dots(policy, data):
+    close = [e for e in answered(data) if e.task == "count"]
+    assert close
+    for example in close:
+        _, rows = found_in([example], policy, data)
+        dots = SEEN - 1  # without the kind of small things
+        assert (rows.contents_GC[:, dots] == int(example.trajectory.answer)).all()
 
 
 def test_what_is_copied_is_not_looked_for_in_a_picture(policy, data):
@@ -100,10 +113,11 @@ def test_a_chain_looks_at_its_last_crop(policy, data):
         assert trajectory.roles[last.start] is TokenRole.OBSERVATION
 
 
-def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data):
+def test_a_guided_policy_looks_there_knows_what_is_shown_and_says_it(policy, data):
     close = answered(data)[:3]
     batch, rows = found_in(close, policy, data)
-    num_contents = data.header["num_labels"][SEEN:]
+    num_labels = data.header["num_labels"]
+    num_contents = [num_labels[kind] for kind in contents_of(len(num_labels))]
     text = policy.config.text
     guidance = Guidance(head_dim=text.head_dim, num_layers=4, num_contents=num_contents)
     moved = [*policy.parameters(), *guidance.parameters()]
@@ -112,19 +126,21 @@ def test_a_guided_policy_looks_at_the_panel_and_knows_what_it_holds(policy, data
     for _ in range(60):
         watched = WatchedAttention(guidance.layers)
         batch.hidden_behind(policy, batch.encode(policy), watch=watched.wrap)
-        found.append(guidance.answers(watched.first, rows))
+        ids_N, say = batch.packed.input_ids_N, partial(said_alone, policy, 0)
+        found.append(guidance.answers(watched.first, rows, ids_N, say))
         optimizer.zero_grad()
         found[-1].total().backward()
         optimizer.step()
     assert found[-1].on_target == 1.0
     assert found[-1].attention.item() < 0.2 < found[0].attention.item()
     assert found[-1].contents.item() < 0.2 * found[0].contents.item()
+    assert found[-1].naming.item() < 0.2 * found[0].naming.item()
 
 
 def test_the_log_says_how_answers_are_looked_for(policy, data):
     model = SftModel(policy, LossConfig(), WORDS, num_labels=data.header["num_labels"])
     close = answered(data)
     metrics = model.loss(close, data).metrics
-    assert {"loss/answer attention", "loss/answer contents", "answer_looked_right"} <= set(metrics)
+    assert {"loss/answer attention", "loss/answer named", "answer_looked_right"} <= set(metrics)
     without = SftModel(policy, UNGUIDED, WORDS, num_labels=data.header["num_labels"])
     assert "loss/answer contents" not in without.loss(close, data).metrics

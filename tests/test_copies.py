@@ -192,7 +192,7 @@ def test_a_guided_head_learns_to_look_at_what_is_copied_and_to_say_it():
     for _ in range(40):
         watched = WatchedAttention(guidance.layers)
         policy.hidden(batch, watch=watched.wrap)
-        say = partial(said_alone, policy)
+        say = partial(said_alone, policy, -1)
         found.append(guidance.copies(watched.last, rows, batch.input_ids_N, say))
         optimizer.zero_grad()
         found[-1].total().backward()
@@ -211,4 +211,4 @@ def test_a_head_alone_says_what_its_part_of_the_projection_writes():
     mixed[:, :-size] = 0
     with torch.no_grad():
         wanted = policy.norm(mixed @ out.T) @ policy.head_weight.T
-        torch.testing.assert_close(said_alone(policy, 1, mixed[:, -size:]), wanted)
+        torch.testing.assert_close(said_alone(policy, -1, 1, mixed[:, -size:]), wanted)

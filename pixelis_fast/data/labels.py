@@ -18,7 +18,7 @@ from pixelis_fast.crops import inner_box
 from pixelis_fast.data.pixelworld.task import Task, WorldObject
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
 from pixelis_fast.data.prepared import BOX, SEEN, THINGS, UNKNOWN
-from pixelis_fast.types import Box
+from pixelis_fast.types import Box, Point
 
 WHOLE: Box = (0, 0, 1000, 1000)
 SHOWN_KINDS = ("marker", "disk", "ball")
@@ -29,6 +29,8 @@ SMALL_SHARE = 0.3
 """A cell shows a small thing of which so much lies in it."""
 LEAST_SIDE = 15
 """Thousandths of a view from which on a dot or a glyph is seen: 3 pixels of 192."""
+SHOWN_FAMILIES = ("count", "spatial")
+"""Whose answers a crop shows."""
 MOST_DOTS = 6
 GLYPHS = 3
 NUM_LABELS = (
@@ -58,8 +60,8 @@ def cell_labels(task: Task, rows: int, columns: int, *, view: Box = WHOLE) -> np
             labels[holds, 2] = index_of(thing.kind, SMALL_KINDS)
             labels[holds, KINDS + BOX :] = place_of(box)
             if contents := contents_of(thing, task, view):
-                row, column = np.unravel_index(share.argmax(), share.shape)
-                labels[row, column, SEEN:KINDS] = contents
+                x, y, *_ = place_of(box)
+                labels[y * rows // 1001, x * columns // 1001, SEEN:KINDS] = contents
     return labels.reshape(rows * columns, -1)
 
 
@@ -89,6 +91,28 @@ def contents_of(panel: WorldObject, task: Task, view: Box) -> list[int]:
     colors = [index_of(thing.color, COLORS) for thing in glyphs]
     shapes = [index_of(thing.shape, SHAPES) for thing in glyphs]
     return [len(inside) - len(glyphs), *(colors or [0] * GLYPHS), *(shapes or [0] * GLYPHS)]
+
+
+def shown_at(task: Task, view: Box) -> Point | None:
+    """Where in a view the answer is seen, in its thousandths; None for what no picture shows."""
+    boxes = list(answer_boxes(task))
+    if not boxes:
+        return None
+    x, y, *_ = place_of(inner_box(view, boxes[0]))
+    return (x, y) if 0 <= x < 1000 and 0 <= y < 1000 else None
+
+
+def answer_boxes(task: Task) -> Iterator[Box]:
+    """Of the panel whose dots are counted, of the glyph that is asked for."""
+    panel = task.evidence[-1].box
+    if panel is None or task.family not in SHOWN_FAMILIES:
+        return
+    if task.family == "count":
+        yield panel
+    for thing in task.objects:
+        named = task.answer in (thing.color, thing.shape)
+        if thing.kind == "glyph" and named and holds_centre(panel, thing.box):
+            yield thing.box
 
 
 def holds_centre(box: Box, other: Box) -> bool:

@@ -29,9 +29,8 @@ from rich.progress import track
 from rich.table import Table
 
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
-from pixelis_fast.crops import inner_box
 from pixelis_fast.data.cota import CotaTurn
-from pixelis_fast.data.evident import areas_of, content_of, is_evident
+from pixelis_fast.data.evident import is_evident
 from pixelis_fast.data.labels import (
     NUM_LABELS,
     SHOWN_KINDS,
@@ -39,11 +38,26 @@ from pixelis_fast.data.labels import (
     WHOLE,
     cell_labels,
     place_of,
+    shown_at,
 )
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.media import save_media
-from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
+from pixelis_fast.data.pixelworld.task import Task, WorldObject
 from pixelis_fast.data.pixelworld.world import PixelWorld
+from pixelis_fast.data.plans import (
+    LOOKS,
+    WEIGHED,
+    can_look_first,
+    closer,
+    inside,
+    looking_closer,
+    planned,
+    restated,
+    restating,
+    rounded,
+    shaken,
+    weighing,
+)
 from pixelis_fast.data.prepared import (
     EXAMPLES,
     Example,
@@ -54,24 +68,15 @@ from pixelis_fast.data.prepared import (
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
-from pixelis_fast.schemas import TIMES, TOOL_SCHEMAS
+from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox, ToolConfig, Workspace, open_tools
-from pixelis_fast.types import Box, Media, Observation, Sample, ToolCall, Trajectory
+from pixelis_fast.types import Box, Media, Observation, Point, Sample, ToolCall, Trajectory
 from pixelis_fast.views import Views
 
 COUNTS = "counts.json"
-WEIGHED = ("compare", "multi")
-"""Families that choose by area."""
 CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
-CLOSER = "i look closer"
 SINGLE_KINDS = ("grounding", "close", "direct")
-GRID = 50
-"""Coordinates are rounded to fifties. A digit that a policy cannot tell is noise to imitate: with
-tens, nll of the hundreds' digit came down and the next one stayed at chance."""
-SLACK = 50
-"""Added around what is zoomed or read: a box that is off by as much still shows the text, and a
-small policy's are. Much more would let a neighbour's text in."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,15 @@ class PrepareConfig:
         return max(self.whole, self.grounding, self.direct, self.close)
 
 
+@dataclass(frozen=True)
+class Chain:
+    """A plan that was run, and what is thought before its answer."""
+
+    turns: list[CotaTurn]
+    thought: str
+    trajectory: Trajectory
+
+
 class Preparer:
     """Makes examples of tasks.
 
@@ -123,17 +137,19 @@ class Preparer:
         chain = self.chain(task, media)
         if chain is None:
             return None
-        turns, trajectory = chain
-        imitated = (*(turn.is_imitated for turn in turns), True)
-        return Example(trajectory, imitated, task.family, hardness(task, len(turns)))
+        imitated = (*(turn.is_imitated for turn in chain.turns), True)
+        place = self.answer_place(task, chain.trajectory)
+        difficulty = hardness(task, len(chain.turns))
+        return Example(chain.trajectory, imitated, task.family, difficulty, place)
 
-    def chain(self, task: Task, media: Media) -> tuple[list[CotaTurn], Trajectory] | None:
+    def chain(self, task: Task, media: Media) -> Chain | None:
         """A plan of the task, run; None where its observations do not show the answer."""
         rng = np.random.default_rng((self.config.seed, 1, number_of(task)))
         # The shortest plan as often as all longer ones together.
-        longer = len(task.plans) > 1 and rng.random() < 0.5
-        plan = task.plans[rng.integers(1, len(task.plans)) if longer else 0]
-        turns = self.planned(plan, media)
+        plans = [plan for plan in task.plans if can_look_first(plan)]
+        longer = len(plans) > 1 and rng.random() < 0.5
+        plan = plans[rng.integers(1, len(plans)) if longer else 0]
+        turns = planned(plan, self.views.tokens(media).timestamps_s)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
         turns = looking_closer(turns, task)
@@ -145,7 +161,7 @@ class Preparer:
         if task.family in WEIGHED:
             turns, thought = weighing(turns, thought, task.question, trajectory)
             trajectory = build(sample, turns, answer=task.answer, thought=thought)
-        return turns, trajectory
+        return Chain(turns, thought, trajectory)
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
@@ -154,35 +170,36 @@ class Preparer:
     def grounding(self, task: Task, media: Media) -> Iterator[Example]:
         """Single calls, not run: the task's own, then of other things in the picture."""
         rng = np.random.default_rng((self.config.seed, 2, number_of(task)))
-        plan = task.plans[rng.integers(len(task.plans))]
-        yield self._single(self.sample(task, media), self.planned(plan, media)[0], task)
+        plans = [plan for plan in task.plans if can_look_first(plan)]
+        plan = plans[rng.integers(len(plans))]
+        turns = planned(plan, self.views.tokens(media).timestamps_s)
+        yield self._single(self.sample(task, media), turns[0], task)
         for question, turn in asked(task, rng, self.config.asked_per_picture):
             yield self._single(Sample(f"{task.id}-{question}", (media,), question), turn, task)
 
     def close(self, task: Task, media: Media) -> Iterator[tuple[Example, Box]]:
-        """With what each crop shows: the second look that a wide one wants, and the bare answer to
-        a close one; none where a plan of the task ends with something else than a look."""
-        last = task.plans[0][-1].call
-        if last.operation != "zoom" or len(task.frames) > 1:
+        """With what each crop shows: the call that a wide one wants, and the bare answer to a
+        closer one; none where a plan of the task ends with something else than a look."""
+        last = next(plan for plan in task.plans if can_look_first(plan))[-1]
+        if last.call.operation not in LOOKS or len(task.frames) > 1:
             return
         rng = np.random.default_rng((self.config.seed, 3, number_of(task)))
         for number in range(self.config.close_per_picture):
             workspace = Workspace((media,))
-            looked = self.tools.run(rounded(shaken(last, rng)), workspace)
-            [(crop, view)] = crops_of(looked)
-            inside = rounded(look_inside(view, task, media=0))
-            sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}-wide")
-            yield self._single(sample, CotaTurn(CLOSER, inside), task), view
-            call = rounded(shaken(look_inside(view, task, media=1), rng))
-            [(crop, view)] = crops_of(self.tools.run(call, workspace))
-            sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
-            trajectory = self.builder.build(sample, [], answer=task.answer)
-            yield Example(trajectory, (True,), task.family, task.difficulty), view
+            look = ToolCall("zoom", {"media": 0, "box": last.call.arguments["box"]})
+            [(crop, view)] = crops_of(self.tools.run(rounded(shaken(look, rng)), workspace))
+            wide = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}-wide")
+            yield self._single(wide, closer(last, view, task, media=0), task), view
+            if last.call.operation == "zoom":
+                call = rounded(shaken(inside("zoom", view, task, media=1), rng))
+                [(crop, view)] = crops_of(self.tools.run(call, workspace))
+                near = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
+                yield self._answered(near, task, view), view
 
-    def planned(self, plan: Plan, media: Media) -> list[CotaTurn]:
-        """The plan's calls, in places and times that a policy can tell."""
-        seconds = self.views.tokens(media).timestamps_s
-        return [CotaTurn(turn.thought, timed(rounded(turn.call), seconds)) for turn in plan]
+    def _answered(self, sample: Sample, task: Task, view: Box) -> Example:
+        trajectory = self.builder.build(sample, [], answer=task.answer)
+        place = shown_at(task, view)
+        return Example(trajectory, (True,), task.family, task.difficulty, place)
 
     def sample(self, task: Task, media: Media) -> Sample:
         return Sample(
@@ -206,6 +223,12 @@ class Preparer:
         _, height, width = self.views.grid_thw(media)
         return cell_labels(task, height // merge, width // merge, view=view)
 
+    def answer_place(self, task: Task, trajectory: Trajectory) -> Point | None:
+        """In the last crop, of an answer that is seen there."""
+        observation = trajectory.steps[-2].observation
+        views = [] if observation is None else crops_of(observation)
+        return shown_at(task, views[-1][1]) if views else None
+
     def crop_labels(self, task: Task, trajectory: Trajectory) -> dict[str, np.ndarray]:
         """Of every crop that a chain looked at; none of a video's."""
         found = {
@@ -228,98 +251,6 @@ def opened_policy(policy: str) -> OpenPolicy:
 
 def number_of(task: Task) -> int:
     return int(task.id.rsplit("-", 1)[-1])
-
-
-def looking_closer(turns: Sequence[CotaTurn], task: Task) -> list[CotaTurn]:
-    """Behind a last look at a still picture, a second one inside the crop.
-
-    A box that a small policy draws in the whole picture must be loose, so that what it is about is
-    small in the crop. The same error in the crop is as much smaller as the crop is.
-    """
-    last = turns[-1].call
-    if last.operation != "zoom" or len(task.frames) > 1:
-        return list(turns)
-    index = sum(turn.call.operation == "zoom" for turn in turns)
-    call = rounded(look_inside(last.arguments["box"], task, media=index))
-    return [*turns, CotaTurn(CLOSER, call)]
-
-
-def look_inside(view: Sequence[int], task: Task, *, media: int) -> ToolCall:
-    """A zoom on the panel, in the crop that shows `view`."""
-    panel = task.evidence[0].box
-    assert panel is not None, "drawn with the task"
-    x0, y0, x1, y1 = view
-    return ToolCall("zoom", {"media": media, "box": list(inner_box((x0, y0, x1, y1), panel))})
-
-
-def restating(turns: Sequence[CotaTurn], question: str) -> list[CotaTurn]:
-    """Turns behind the first begin with the question: what was asked lies far back by then, and a
-    small policy that does not look there answers every crop as if it were asked to count."""
-    again = (replace(turn, thought=restated(question, turn.thought)) for turn in turns[1:])
-    return [*turns[:1], *again]
-
-
-def restated(question: str, thought: str = "") -> str:
-    return f"{question}\n{thought}"
-
-
-def weighing(
-    turns: Sequence[CotaTurn], thought: str, question: str, trajectory: Trajectory
-) -> tuple[list[CotaTurn], str]:
-    """The turns, and the answer's thought, that choose between masks say their areas first.
-
-    Two numbers far apart in a context are hard to compare; side by side, a few layers can.
-    """
-    seen = [step.observation for step in trajectory.steps]
-    areas = [areas_of([content_of(one) for one in seen[:n] if one]) for n in range(len(seen))]
-    weighed = [
-        replace(turn, thought=quoting(turn.thought, question, known))
-        if turn.call.operation in ("zoom", "read_text")
-        else turn
-        for turn, known in zip(turns, areas, strict=False)
-    ]
-    return weighed, quoting(thought, question, areas[-1])
-
-
-def quoting(thought: str, question: str, areas: Sequence[float]) -> str:
-    """What has been measured, between the question and the rest of a thought."""
-    if len(areas) < 2:
-        return thought
-    return restated(restated(question, " ".join(map(str, areas))), thought.partition("\n")[2])
-
-
-def rounded(call: ToolCall) -> ToolCall:
-    """Points to the nearest of the grid, boxes outwards, with slack around what is looked at."""
-    arguments: dict[str, Any] = dict(call.arguments)
-    if "point" in arguments:
-        arguments["point"] = [round(value / GRID) * GRID for value in arguments["point"]]
-    if "box" in arguments:
-        slack = SLACK if call.operation in ("zoom", "read_text") else 0
-        x0, y0, x1, y1 = arguments["box"]
-        low = [max(value - slack, 0) // GRID * GRID for value in (x0, y0)]
-        high = [-(-min(value + slack, 1000) // GRID) * GRID for value in (x1, y1)]
-        arguments["box"] = low + high
-    return ToolCall(call.operation, arguments)
-
-
-def shaken(call: ToolCall, rng: np.random.Generator) -> ToolCall:
-    """Its box a little off in every direction, as a policy's is; what lies in it stays in it,
-    because `rounded` adds as much around it."""
-    x, y = rng.integers(-SLACK // 2, SLACK // 2 + 1, 2)
-    x0, y0, x1, y1 = call.arguments["box"]
-    box = [int(np.clip(value, 0, 1000)) for value in (x0 + x, y0 + y, x1 + x, y1 + y)]
-    return ToolCall(call.operation, {**call.arguments, "box": box})
-
-
-def timed(call: ToolCall, seconds: Sequence[float]) -> ToolCall:
-    """No time lies behind the last that the prompt prints: an end is copied, not guessed; and so is
-    the moment at which something is seen. Where a ball starts is not moved away from its box."""
-    printed = [round(second, 1) for second in seconds]
-    last = max(printed, default=math.inf)
-    times = {name: min(call.arguments[name], last) for name in TIMES if name in call.arguments}
-    if call.operation == "localize" and "time" in times:
-        times["time"] = min(printed, key=lambda second: abs(second - times["time"]))
-    return ToolCall(call.operation, {**call.arguments, **times})
 
 
 def crops_of(observation: Observation) -> list[tuple[Media, Box]]:
@@ -347,15 +278,13 @@ def questions_about(
     thing: WorldObject, plates: Sequence[WorldObject]
 ) -> Iterator[tuple[str, CotaTurn]]:
     """With the call that each wants: its own place, and that of the plate beside it."""
-    name, (x, y, *_) = f"{thing.color} {thing.shape}", place_of(thing.box)
-    yield question(f"segment the {name}", "segment", point=[x, y])
+    name = f"{thing.color} {thing.shape}"
+    yield question(f"segment the {name}", "segment", box=list(thing.box))
     yield question(f"look at the {name}", "zoom", box=list(thing.box))
     if not plates:
         return
     plate = min(plates, key=lambda each: apart(each.box, thing.box))
     yield question(f"look beside the {name}", "zoom", box=list(plate.box))
-    if plate.text is not None:
-        yield question(f"read the sign beside the {name}", "read_text", box=list(plate.box))
 
 
 def question(text: str, operation: str, **arguments: Any) -> tuple[str, CotaTurn]:

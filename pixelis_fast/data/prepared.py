@@ -24,7 +24,7 @@ from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.limits import PatchShape
 from pixelis_fast.policy.positions import Grid
 from pixelis_fast.trace import trajectory_from_json
-from pixelis_fast.types import Trajectory
+from pixelis_fast.types import Point, Trajectory
 
 EXAMPLES, PICTURES, PIXELS, HEADER = (
     "examples.jsonl",
@@ -36,6 +36,8 @@ UNKNOWN = -100
 BOX = 4
 THINGS = 2
 """A token may show a large thing and a small one."""
+SMALL = 2
+"""The kind of the small thing in a token."""
 SEEN = 3
 """Kinds of labels that every token has; those behind them tell a panel's contents, at one token."""
 
@@ -53,6 +55,8 @@ class Example:
     """One per step, the answer's included."""
     task: str
     difficulty: float
+    shown_at: Point | None = None
+    """Where the last picture shows the answer, in thousandths of it; None where it does not."""
 
     @property
     def is_whole(self) -> bool:
@@ -244,7 +248,8 @@ def example_from_json(row: dict[str, Any]) -> Example:
     count = len(raw["ids"])
     filled = {"logprobs": [0.0] * count, "forced": [False] * count, "stage_ms": {}}
     trajectory = trajectory_from_json(raw | filled)
-    return Example(trajectory, tuple(row["imitated"]), row["task"], row["difficulty"])
+    shown_at = None if row["shown_at"] is None else tuple(row["shown_at"])
+    return Example(trajectory, tuple(row["imitated"]), row["task"], row["difficulty"], shown_at)
 
 
 def picture_from_json(row: dict[str, Any]) -> tuple[str, StoredPicture]:
@@ -282,6 +287,10 @@ class TokenLabels:
     """fp32, of the things; below 0 where there is none."""
     cells_M4: torch.Tensor
     """fp32, of the token itself."""
+
+    @property
+    def num_kinds(self) -> int:
+        return self.kinds_ML.shape[1]
 
     def to(self, device: torch.device) -> TokenLabels:
         return TokenLabels(*(part.to(device) for part in vars(self).values()))

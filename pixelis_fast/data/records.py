@@ -19,13 +19,12 @@ import torch
 import typer
 from rich.progress import track
 
-from pixelis_fast.data.cota import FILE_NAME, CotaRecord, CotaTurn, read_records, write_records
+from pixelis_fast.data.cota import FILE_NAME, CotaRecord, read_records, write_records
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, Task, save_media
-from pixelis_fast.data.prepare import PrepareConfig, Preparer, hardness, restated
+from pixelis_fast.data.prepare import Chain, PrepareConfig, Preparer, hardness
 from pixelis_fast.data.prepared import Example, PreparedWriter
 from pixelis_fast.data.traces import imitated
 from pixelis_fast.plain_errors import plainly
-from pixelis_fast.types import Trajectory
 
 MEDIA = "media"
 
@@ -45,15 +44,14 @@ def pixelworld_records(
         if chain is None:
             path.unlink()
         else:
-            yield record_of(task, *chain, path=f"{MEDIA}/{path.name}")
+            yield record_of(task, chain, path=f"{MEDIA}/{path.name}")
         preparer.tools.store.forget(media.id)
 
 
-def record_of(
-    task: Task, turns: list[CotaTurn], trajectory: Trajectory, *, path: str
-) -> CotaRecord:
+def record_of(task: Task, chain: Chain, *, path: str) -> CotaRecord:
     """The task with what its calls returned."""
-    steps = trajectory.steps[: len(turns)]
+    turns = chain.turns
+    steps = chain.trajectory.steps[: len(turns)]
     observations = [step.observation.text if step.observation else None for step in steps]
     pairs = zip(turns, observations, strict=True)
     return CotaRecord(
@@ -64,7 +62,7 @@ def record_of(
         answer=task.answer,
         answer_kind=task.answer_kind,
         turns=tuple(replace(turn, observation=text) for turn, text in pairs),
-        answer_thought=restated(task.question),
+        answer_thought=chain.thought,
         difficulty=hardness(task, len(turns)),
         evidence=task.evidence,
         source="pixelworld",

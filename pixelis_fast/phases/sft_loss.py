@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pixelis_fast.answers import answer_rows
+from pixelis_fast.answers import answer_rows, contents_of
 from pixelis_fast.copies import copied_rows
-from pixelis_fast.data.prepared import SEEN, Example, Prepared, TokenLabels, labels_of
+from pixelis_fast.data.prepared import Example, Prepared, TokenLabels, labels_of
 from pixelis_fast.guidance import (
     AnswerLosses,
     CopyLosses,
@@ -87,7 +87,9 @@ class SftModel(nn.Module):
         self.dense = DenseHead(size, num_labels) if num_labels and config.dense_weight else None
         self.guidance = (
             Guidance(
-                head_dim=text.head_dim, num_layers=text.num_layers, num_contents=num_labels[SEEN:]
+                head_dim=text.head_dim,
+                num_layers=text.num_layers,
+                num_contents=[num_labels[kind] for kind in contents_of(len(num_labels))],
             )
             if config.guide_weight and bank is None
             else None
@@ -144,12 +146,14 @@ class SftModel(nn.Module):
         metrics: dict[str, float] = {}
         copied = copied_rows(examples, self.words)
         if copied is not None:
-            rows, say = copied.to(self.policy.device), partial(said_alone, self.policy)
+            rows, say = copied.to(self.policy.device), partial(said_alone, self.policy, -1)
             copies = guidance.copies(watched.last, rows, batch.packed.input_ids_N, say)
             total, metrics = total + copies.total(), metrics | copy_metrics(copies)
-        shown = answer_rows(examples, batch, labels, self.words)
+        merge = self.policy.config.vision.merge_size
+        shown = answer_rows(examples, batch, labels, self.words, merge=merge)
         if shown is not None:
-            answers = guidance.answers(watched.first, shown)
+            say = partial(said_alone, self.policy, 0)
+            answers = guidance.answers(watched.first, shown, batch.packed.input_ids_N, say)
             total, metrics = total + answers.total(), metrics | answer_metrics(answers)
         return total, metrics
 
@@ -257,6 +261,7 @@ def answer_metrics(losses: AnswerLosses) -> dict[str, float]:
     return {
         "loss/answer attention": losses.attention.item(),
         "loss/answer contents": losses.contents.item(),
+        "loss/answer named": losses.naming.item(),
         "answer_looked_right": losses.on_target,
     }
 

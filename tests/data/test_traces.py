@@ -14,18 +14,13 @@ from pixelis_fast.crops import outer_box
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.world import PixelWorld
+from pixelis_fast.data.plans import restated, restating, rounded, shaken, timed, weighing
 from pixelis_fast.data.prepare import (
     PrepareConfig,
     Preparer,
     prepare,
     questions_about,
-    restated,
-    restating,
-    rounded,
-    shaken,
     stored,
-    timed,
-    weighing,
 )
 from pixelis_fast.data.prepared import (
     EXAMPLES,
@@ -310,6 +305,36 @@ def test_a_chain_about_a_panel_ends_with_a_look_inside_the_crop_before(family, t
         assert area(views[1]) < area(views[0]) / 2
 
 
+@pytest.mark.parametrize("family", ["read", "multi"])
+@pytest.mark.parametrize("trap_share", [0.0, 1.0])
+def test_a_sign_is_read_in_the_crop_before(family, trap_share):
+    world = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={family: 1.0}))
+    preparer = Preparer(PrepareConfig(whole=4, trap_share=trap_share))
+    for number in range(4):
+        task = world.task("train", number)
+        trajectory = preparer.whole(task, stored(preparer.tools, task)).trajectory
+        *before, look, read = [step for step in trajectory.steps if step.observation]
+        zooms = [step for step in (*before, look) if step.call.operation == "zoom"]
+        assert (look.call.operation, read.call.operation) == ("zoom", "read_text")
+        assert read.call.crop == len(zooms) - 1
+        assert holds(read.call.arguments["box"], task.evidence[-1].box)
+        assert task.answer in read.observation.text
+
+
+def test_a_wide_crop_wants_the_sign_in_it_to_be_read():
+    config = PixelWorldConfig(backgrounds="procedural", families={"read": 1.0})
+    task = PixelWorld(config).task("train", 0)
+    preparer = Preparer(PrepareConfig(close=1))
+    found = list(preparer.close(task, stored(preparer.tools, task)))
+    assert len(found) == 3
+    for example, view in found:
+        [step] = example.trajectory.steps
+        assert step.call.operation == "read_text"
+        box = outer_box(view, tuple(step.call.arguments["box"]))
+        assert holds(box, task.evidence[0].box)
+        assert area(box) < area(view) / 2
+
+
 def test_a_shaken_box_moves_and_what_lies_in_it_stays_shown():
     call, rng = (
         ToolCall("zoom", {"media": 0, "box": [410, 400, 440, 430]}),
@@ -401,8 +426,7 @@ def test_questions_beside_a_thing_want_the_plate_next_to_it():
     marker, sign = task.objects[:2]
     found = dict(questions_about(marker, [t for t in task.objects if t.kind == "sign"]))
     name = f"{marker.color} {marker.shape}"
-    assert len(found) == 4
-    for text in (f"look beside the {name}", f"read the sign beside the {name}"):
-        x0, y0, x1, y1 = found[text].call.arguments["box"]
-        assert max(x0 - sign.box[0], y0 - sign.box[1]) <= 0
-        assert min(x1 - sign.box[2], y1 - sign.box[3]) >= 0
+    assert len(found) == 3
+    assert holds(found[f"look beside the {name}"].call.arguments["box"], sign.box)
+    for text in (f"look at the {name}", f"segment the {name}"):
+        assert holds(found[text].call.arguments["box"], marker.box)

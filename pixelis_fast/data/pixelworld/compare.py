@@ -46,7 +46,7 @@ def _plans(brief: Brief, pair: tuple[Look, Look], drawn: list[Drawn]) -> tuple[P
     def segments() -> list[PlannedTurn]:
         starts = "i segment the", "now i segment the"
         return [
-            segment_turn(brief, f"{start} {look.name}", one.point, one.thing.box)
+            segment_turn(brief, f"{start} {look.name}", one.thing.box)
             for start, look, one in zip(starts, pair, drawn, strict=True)
         ]
 

@@ -47,7 +47,7 @@ def _plans(brief: Brief, pair: list[Marked], larger: Marked, shape: str) -> tupl
     def segments() -> list[PlannedTurn]:
         thoughts = f"i segment the first {shape}", f"now i segment the other {shape}"
         return [
-            segment_turn(brief, thought, one.marker.point, one.marker.thing.box)
+            segment_turn(brief, thought, one.marker.thing.box)
             for thought, one in zip(thoughts, pair, strict=True)
         ]
 

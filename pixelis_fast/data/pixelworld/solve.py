@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 from pixelis_fast.data.pixelworld.media import save_media
 from pixelis_fast.data.pixelworld.task import Plan, Task, WorldObject
 from pixelis_fast.tools import ToolBox, Workspace
-from pixelis_fast.types import Box, Observation, ToolCall
+from pixelis_fast.types import Observation, ToolCall
 
 NEAR_S = 0.3
 
@@ -79,17 +79,18 @@ def _multi(task: Task, seen: Sequence[Seen]) -> Solved:
 
 
 def _segmented(task: Task, segments: Sequence[Seen]) -> list[WorldObject]:
-    """The masked object whose centre is nearest to each call's point."""
+    """The masked object whose centre is nearest to that of each call's box."""
     masked = [thing for thing in task.objects if thing.mask_rle is not None]
 
-    def nearest(point: Sequence[int]) -> WorldObject:
-        return min(masked, key=lambda thing: _off_centre(thing.box, point))
+    def nearest(box: Sequence[int]) -> WorldObject:
+        return min(masked, key=lambda thing: _apart(thing.box, box))
 
-    return [nearest(one.call.arguments["point"]) for one in segments]
+    return [nearest(one.call.arguments["box"]) for one in segments]
 
 
-def _off_centre(box: Box, point: Sequence[int]) -> int:
-    return abs(box[0] + box[2] - 2 * point[0]) + abs(box[1] + box[3] - 2 * point[1])
+def _apart(a: Sequence[int], b: Sequence[int]) -> int:
+    """Of two centres, doubled."""
+    return abs(a[0] + a[2] - b[0] - b[2]) + abs(a[1] + a[3] - b[1] - b[3])
 
 
 def _largest(things: Sequence[WorldObject], areas: Sequence[float]) -> WorldObject:

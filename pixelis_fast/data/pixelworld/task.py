@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pixelis_fast.data.pixelworld.config import Brief
-from pixelis_fast.types import AnswerKind, Box, Evidence, Point, Span, ToolCall
+from pixelis_fast.types import AnswerKind, Box, Evidence, Span, ToolCall
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class Target:
     """What a call should point at, exactly: its arguments may lie a few units off."""
 
     box: Box | None = None
-    point: Point | None = None
     span: Span | None = None
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from pixelis_fast.data.pixelworld.config import Brief
 from pixelis_fast.data.pixelworld.task import PlannedTurn, Target
-from pixelis_fast.types import Box, Point, Span, ToolCall
+from pixelis_fast.types import Box, Span, ToolCall
 
 SIGN_MARGIN = (0.10, 0.35)
 """Around a sign, of its height."""
 ZOOM_MARGIN = (0.15, 0.5)
-POINT_JITTER = 4
-"""Units a point may lie off its object's centre."""
+THING_MARGIN = (0.0, 0.06)
+"""Around what is segmented or followed, of its shorter side."""
 
 
 def read_turn(brief: Brief, thought: str, box: Box, *, time_s: float | None = None) -> PlannedTurn:
@@ -25,12 +25,11 @@ def zoom_turn(brief: Brief, thought: str, box: Box, *, time_s: float | None = No
     return PlannedTurn(thought, _call("zoom", time_s, box=list(loose)), Target(box=box))
 
 
-def segment_turn(brief: Brief, thought: str, point: Point, box: Box) -> PlannedTurn:
-    off = brief.rng.integers(-POINT_JITTER, POINT_JITTER + 1, 2)
-    near = [
-        min(max(int(value + jitter), 0), 1000) for value, jitter in zip(point, off, strict=True)
-    ]
-    return PlannedTurn(thought, _call("segment", None, point=near), Target(box=box, point=point))
+def segment_turn(brief: Brief, thought: str, box: Box) -> PlannedTurn:
+    """By its box: a point that is off by a thing's radius segments the background, a box that is
+    off by as much still holds most of the thing."""
+    loose = widened(brief, box, THING_MARGIN)
+    return PlannedTurn(thought, _call("segment", None, box=list(loose)), Target(box=box))
 
 
 def properties_turn(thought: str, mask: int) -> PlannedTurn:
@@ -38,7 +37,7 @@ def properties_turn(thought: str, mask: int) -> PlannedTurn:
 
 
 def track_turn(brief: Brief, thought: str, box: Box, span: Span) -> PlannedTurn:
-    loose = widened(brief, box, (0.0, 0.06))
+    loose = widened(brief, box, THING_MARGIN)
     start_s, end_s = span
     call = _call("track", None, box=list(loose), start=start_s, end=end_s)
     return PlannedTurn(thought, call, Target(box=box, span=span))
