@@ -114,8 +114,12 @@ def test_ask_prints_the_chain_and_saves_a_trace(tmp_path):
 
 @pytest.mark.parametrize(
     ("media", "kind"),
-    [("media/compare-test-5.png", "mask"), ("media/localize-test-0.mp4", "crop")],
-    ids=["mask-on-a-picture", "crop-of-a-video"],
+    [
+        ("media/compare-test-5.png", "mask"),
+        ("media/read-test-1.png", "crop"),
+        ("media/track-test-6.mp4", "mask"),
+    ],
+    ids=["mask-on-a-picture", "crop-of-a-picture", "masks-in-a-video"],
 )
 def test_ask_saves_what_the_policy_saw_and_names_it(world, media, kind, tmp_path):
     """One picture per crop and mask of the trace, each named on a line of the tree."""

@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
+from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, save_media
 from pixelis_fast.options import agent_config
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.replay import replay
 from pixelis_fast.rollout import Rollout, RolloutConfig
 from pixelis_fast.trace import differences
 from pixelis_fast.types import RolloutStatus, Sample, TokenRole, Trajectory
-from tests.media import clip, picture
 
 SAMPLED = RolloutConfig(
-    max_steps=2, max_tokens=120, max_thought_tokens=20, sampling=Sampling(temperature=1.0, seed=5)
+    max_steps=2, max_tokens=120, max_thought_tokens=20, sampling=Sampling(temperature=0.5, seed=5)
 )
 HASTY_S = 1.0
+COMPARE, LOCALIZE = 5, 0
+"""Numbers of such tasks."""
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,15 @@ def agent() -> Agent:
 
 
 @pytest.fixture(scope="module")
-def samples(agent) -> list[Sample]:
+def samples(agent, tmp_path_factory) -> list[Sample]:
     """Asked once: what an engine keeps of a prompt changes the last bits of the first answer."""
-    coins = agent.tools.add_media(picture("coins.png"))
-    phone = agent.tools.add_media(clip("carphone_pristine.mp4"))
+    folder, world = tmp_path_factory.mktemp("world"), PixelWorld(PixelWorldConfig())
+    tasks = [world.task("test", number) for number in (COMPARE, LOCALIZE)]
+    media = [agent.tools.add_media(save_media(task, folder)) for task in tasks]
+    names = ("picture", "video")
     asked = [
-        Sample("coins", (coins,), "which one is larger, the red disk or the blue disk"),
-        Sample("phone", (phone,), "when does the blue cross start to move?"),
+        Sample(name, (each,), task.question)
+        for name, each, task in zip(names, media, tasks, strict=True)
     ]
     agent.rollout.run(asked)
     return asked
