@@ -59,7 +59,7 @@ class Tiles:
     ) -> Tile:
         """A branch around the tile, or logits that live beside exponentials, crowd registers."""
         tile = self.pair_statistics if pair else self.statistics
-        is_crowded = only_flagged or (pair and (softcap or wants_mean))
+        is_crowded = only_flagged or wants_mean or (pair and softcap)
         return tile.crowded() if is_crowded else tile
 
 
