@@ -67,7 +67,7 @@ PAIR_SUBTILES = 2 if TRITON_VERSION < (3, 7) else 1
 """Whole tiles spill with triton 3.6, halves with 3.9: `make compile` fails with the other one."""
 BLACKWELL = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=4, crowded_rows=64),
-    pair_statistics=Tile(128, 32, 64, warps=8, stages=3),
+    pair_statistics=Tile(128, 32, 64, warps=8, stages=3, crowded_rows=64),
     hidden_product=Tile(128, 128, 64, warps=8, stages=4),
     weight_product=Tile(128, 128, 64, warps=8, stages=4),
     tma=True,
