@@ -84,7 +84,7 @@ def open_agent(options: Options, folder: Path) -> Agent:
     )
     opened = open_policy(config)
     save_folder(folder, opened.policy, tokenizer=opened.tokenizer, limits=opened.limits)
-    rollout = RolloutConfig(embeddings=True, max_time_s=3600.0)
+    rollout = RolloutConfig(embeddings=True, max_time_s=3600.0, overlap=True)
     return build_agent(replace(config, policy=str(folder), random_weights=False, rollout=rollout))
 
 

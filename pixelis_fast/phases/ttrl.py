@@ -175,7 +175,7 @@ def command(
             policy=policy,
             device=device,
             threads=threads,
-            rollout=RolloutConfig(embeddings=True),
+            rollout=RolloutConfig(embeddings=True, overlap=True),
         ),
     )
     typer.echo(f"log: {main(run, on_event=show)}")
