@@ -3,8 +3,9 @@
 Host kernels: patchify against transformers' Qwen processors, resize against Pillow, region against
 scikit-image; --ablate adds our own code at every lower instruction set. Losses without logits:
 masked_imitation and token_kl against eager, torch.compile, torch's own linear_cross_entropy, Liger,
-cut-cross-entropy, flash-linear-attention and QuACK. Rows: coherence of steps, top_k nearest rows.
-Who is not installed or needs a GPU is named.
+cut-cross-entropy, flash-linear-attention and QuACK; policy_loss and corridor against the first two.
+Rows: coherence of steps, of steps pooled from tokens, top_k nearest rows. Who is not installed or
+needs a GPU is named.
 
     python bench/kernels.py --quick
     python bench/kernels.py --ops masked_imitation,token_kl --device cuda --record

@@ -14,14 +14,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from bench.loss_cases import Point, Scene
+from bench.loss_cases import Point, Scene, Shape
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 IGNORED = -100
 CANDIDATES = 20
 TRAJECTORY = 32
 """Steps of a trajectory, the last one shorter."""
+STEP_TOKENS = 16
+"""Tokens of a pooled step."""
+ROWS = 256
+"""Tokens whose logits exist at a time while a rollout's log-probabilities are made up."""
+RATIO_STEP = 0.5
+"""exp(0.5) = 1.65 and exp(-0.5) = 0.61: outside of every clip."""
 DRIFT = 0.15
 """Standard deviation of the logits' difference between policy and reference: KL near 0.01."""
 
@@ -57,7 +64,7 @@ def generator(device: str) -> torch.Generator:
 def make_scene(scene: Scene, *, device: str) -> dict[str, Tensor]:
     """All tensors of a scene by name; the masks come later, see `make_inputs`."""
     random = generator(device)
-    make = {"coherence": _steps, "top_k": _rows}.get(scene.op, _heads)
+    make = MAKERS.get(scene.op, _heads)
     with torch.no_grad():
         return make(scene, random)
 
@@ -75,12 +82,32 @@ def _heads(scene: Scene, random: torch.Generator) -> dict[str, Tensor]:
     tensors["token_weights"] = 0.1 + 1.9 * uniform_N
     tensors["order"] = torch.randperm(tokens, generator=random, device=random.device)
     tensors["weight"] = weight_VD.to(dtype)
-    if scene.op == "token_kl":
+    if scene.op != "masked_imitation":
         moved_ND = hidden_ND + DRIFT * _normal(tokens, width, random=random)
         tensors["reference_hidden"] = moved_ND.to(dtype)
         noise_VD = _normal(vocabulary, width, random=random).mul_(1e-3 * width**-0.5)
         tensors["reference_weight"] = weight_VD.add_(noise_VD).to(dtype)
+    if scene.op == "policy_loss":
+        tensors |= _rollout(tensors, random)
     return tensors
+
+
+def _rollout(tensors: dict[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
+    """advantages (N); behaviour (N): the policy's log-probabilities, a third of them each moved
+    up, down or not, far past the clip's bounds so that rounding cannot change who is stopped."""
+    targets_N = tensors["targets"]
+    known = [
+        functional.linear(part.float(), tensors["weight"].float()).log_softmax(-1).gather(1, target)
+        for part, target in zip(
+            tensors["hidden"].split(ROWS), targets_N[:, None].split(ROWS), strict=True
+        )
+    ]
+    moved_N = torch.randint(-1, 2, targets_N.shape, generator=random, device=random.device)
+    advantages_N = _normal(len(targets_N), random=random)
+    return {
+        "advantages": advantages_N,
+        "behaviour": torch.cat(known)[:, 0] + RATIO_STEP * moved_N,
+    }
 
 
 def _sharpened(scene: Scene, weight_VD: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -128,10 +155,33 @@ def _rows(scene: Scene, random: torch.Generator) -> dict[str, Tensor]:
     return {"queries": queries_ND.to(dtype), "keys": keys_MD.to(dtype)}
 
 
+def _tokens(scene: Scene, random: torch.Generator) -> dict[str, Tensor]:
+    """The rows of `_steps`, each of them STEP_TOKENS times with noise; the last step is shorter."""
+    tokens, width, _ = scene.shape
+    offsets = [*range(0, tokens, STEP_TOKENS), tokens]
+    steps = Scene(scene.op, "fp32", Shape(len(offsets) - 1, width, 1), scene.regime)
+    tensors = _steps(steps, random)
+    rows_ND = tensors.pop("steps").repeat_interleave(STEP_TOKENS, 0)[:tokens]
+    rows_ND = rows_ND + _normal(tokens, width, random=random)
+    tensors["hidden"] = rows_ND.to(DTYPES[scene.dtype])
+    tensors["offsets"] = torch.tensor(offsets, dtype=torch.int32, device=random.device)
+    return tensors
+
+
+MAKERS = {"coherence": _steps, "pooled_coherence": _tokens, "top_k": _rows}
+LEAVES = {
+    "coherence": ("steps",),
+    "pooled_coherence": ("hidden",),
+    "top_k": (),
+    "corridor": (),
+}
+"""Where it is not a policy's hidden states and head that collect gradients."""
+
+
 def make_inputs(point: Point, tensors: dict[str, Tensor]) -> Inputs:
     """Masks the last tokens of the scene's random order; leaves are fresh, storage is shared."""
     rest = dict(tensors)
-    names = {"coherence": ("steps",), "top_k": ()}.get(point.scene.op, ("hidden", "weight"))
+    names = LEAVES.get(point.scene.op, ("hidden", "weight"))
     leaves = tuple(rest.pop(name).detach().requires_grad_() for name in names)
     if "order" in rest:
         valid_N = torch.zeros_like(rest["targets"], dtype=torch.bool)

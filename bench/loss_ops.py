@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -9,7 +10,9 @@ from torch import Tensor
 from bench.card import package_version
 from bench.loss_imitation import IMITATION
 from bench.loss_inputs import Inputs
-from bench.loss_kl import KL
+from bench.loss_kl import CORRIDOR, KL
+from bench.loss_policy import POLICY, PolicyTruth
+from bench.loss_pooled import POOLED, PooledTruth
 from bench.loss_provider import Provider
 from bench.loss_rows import COHERENCE, TOP_K, PairsTruth, StepsTruth
 from bench.loss_truth import Errors, HeadTruth, Output
@@ -26,17 +29,24 @@ class Truth(Protocol):
 PROVIDERS: dict[str, tuple[Provider, ...]] = {
     "masked_imitation": IMITATION,
     "token_kl": KL,
+    "policy_loss": POLICY,
+    "corridor": CORRIDOR,
     "coherence": COHERENCE,
+    "pooled_coherence": POOLED,
     "top_k": TOP_K,
+}
+TRUTHS: dict[str, Callable[[dict[str, Tensor]], Truth]] = {
+    "policy_loss": PolicyTruth,
+    "coherence": StepsTruth,
+    "pooled_coherence": PooledTruth,
+    "top_k": PairsTruth,
 }
 ARMS = tuple(dict.fromkeys(each.name for group in PROVIDERS.values() for each in group))
 BASELINE = "eager"
 
 
 def make_truth(op: str, tensors: dict[str, Tensor]) -> Truth:
-    if op == "coherence":
-        return StepsTruth(tensors)
-    return PairsTruth(tensors) if op == "top_k" else HeadTruth(tensors)
+    return TRUTHS.get(op, HeadTruth)(tensors)
 
 
 def provider(op: str, name: str) -> Provider:

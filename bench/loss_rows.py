@@ -26,7 +26,7 @@ SAMPLED_QUERIES = 64
 # ── coherence ────────────────────────────────────────────────────────────────────────────────
 
 
-def _eager_rewards(steps_TD: Tensor, owner_T: Tensor, upstream_B: Tensor) -> Tensor:
+def eager_rewards(steps_TD: Tensor, owner_T: Tensor, upstream_B: Tensor) -> Tensor:
     """(B), as people write it: pairs across a boundary count nothing."""
     cosine_P = functional.cosine_similarity(steps_TD[:-1], steps_TD[1:], dim=-1).float()
     inside_P = (owner_T[1:] == owner_T[:-1]).float()
@@ -36,10 +36,14 @@ def _eager_rewards(steps_TD: Tensor, owner_T: Tensor, upstream_B: Tensor) -> Ten
     return zero_B.index_add(0, owner_T[:-1], (cosine_P - PRICE * over_P) * inside_P) / count_B
 
 
-def _rewarded(inputs: Inputs, rewards: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Call:
-    upstream_B, bounds_B1 = inputs.rest["upstream"], inputs.rest["bounds"]
+def owners(bounds_B1: Tensor) -> Tensor:
+    """(T): which segment each row is of."""
     counts_B = bounds_B1.diff().long()
-    owner_T = torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B)
+    return torch.arange(len(counts_B), device=counts_B.device).repeat_interleave(counts_B)
+
+
+def _rewarded(inputs: Inputs, rewards: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Call:
+    upstream_B, owner_T = inputs.rest["upstream"], owners(inputs.rest["bounds"])
 
     def call() -> Output:
         found_B = rewards(inputs.leaves[0], owner_T, upstream_B)
@@ -49,11 +53,11 @@ def _rewarded(inputs: Inputs, rewards: Callable[[Tensor, Tensor, Tensor], Tensor
 
 
 def eager_coherence(inputs: Inputs) -> Call:
-    return _rewarded(inputs, _eager_rewards)
+    return _rewarded(inputs, eager_rewards)
 
 
 def compiled_coherence(inputs: Inputs) -> Call:
-    return _rewarded(inputs, torch.compile(_eager_rewards, dynamic=False))
+    return _rewarded(inputs, torch.compile(eager_rewards, dynamic=False))
 
 
 def our_coherence(inputs: Inputs) -> Call:
@@ -81,11 +85,16 @@ class StepsTruth:
     """Textbook rewards in float64 and their gradient by autograd."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
+        steps_TD = tensors["steps"].detach().double().requires_grad_()
+        self.descend(steps_TD, steps_TD, tensors)
+
+    def descend(self, leaf: Tensor, steps_TD: Tensor, tensors: dict[str, Tensor]) -> None:
+        """The rewards of steps that follow from `leaf`, and its gradient."""
         from pixelis_fast.kernels.coherence.reference import coherence_reference
 
-        self.steps_TD = tensors["steps"].detach().double().requires_grad_()
+        self.leaf = leaf
         self.reward_B, self.mean_B, *_ = coherence_reference(
-            self.steps_TD,
+            steps_TD,
             tensors["bounds"],
             repetition_threshold=THRESHOLD,
             repetition_weight=PRICE,
@@ -99,7 +108,7 @@ class StepsTruth:
         assert output.rows_N is not None, task
         apart_B = (output.rows_N.detach().double() - self.reward_B.detach()).abs()
         loss = float(apart_B.sum() / self.reward_B.detach().abs().sum())
-        found, truth = inputs.leaves[0].grad, self.steps_TD.grad
+        found, truth = inputs.leaves[0].grad, self.leaf.grad
         if found is None or truth is None:
             return Errors(loss)
         # A trajectory of one step has no gradient; there any value is infinitely wrong.
@@ -114,12 +123,18 @@ def _ranked(similarity_NK: Tensor) -> Output:
     return Output(similarity_NK.sum(), similarity_NK)
 
 
-def eager_top_k(inputs: Inputs) -> Call:
-    def call() -> Output:
-        unit = [functional.normalize(inputs.rest[name], dim=-1) for name in ("queries", "keys")]
-        return _ranked((unit[0] @ unit[1].T).topk(NEIGHBOURS, dim=-1).values)
+def _eager_best(queries_ND: Tensor, keys_MD: Tensor) -> Tensor:
+    unit = [functional.normalize(rows, dim=-1) for rows in (queries_ND, keys_MD)]
+    return (unit[0] @ unit[1].T).topk(NEIGHBOURS, dim=-1).values
 
-    return call
+
+def eager_top_k(inputs: Inputs) -> Call:
+    return lambda: _ranked(_eager_best(inputs.rest["queries"], inputs.rest["keys"]))
+
+
+def compiled_top_k(inputs: Inputs) -> Call:
+    best = torch.compile(_eager_best, dynamic=False)
+    return lambda: _ranked(best(inputs.rest["queries"], inputs.rest["keys"]))
 
 
 def faiss_top_k(inputs: Inputs) -> Call:
@@ -150,6 +165,7 @@ def our_top_k(inputs: Inputs) -> Call:
 
 TOP_K = (
     Provider("eager", "similarity", eager_top_k),
+    Provider("compile", "similarity", compiled_top_k, compiles=True),
     Provider(
         "faiss",
         "similarity",

@@ -41,6 +41,9 @@ MIN_COSINE = 0.999
 MIN_LOGIT_COSINE = 0.99
 """Between mask logits, whose differences add up over the frames of a track."""
 MAX_TEXT_DISTANCE = 0.02
+MORE_EDITS = 0.005
+"""Edits per character that ours may make beyond the usual reader's: easyocr's LSTM computes in int8
+on a CPU, ours in fp32 or bf16, and single characters fall either way (2 of 470 on these pages)."""
 PICTURE = "coffee.png"
 CLICK, SECOND_CLICK = (300, 200), (150, 120)
 TRACK_BOX = (340, 12, 500, 218)
@@ -124,15 +127,15 @@ def text_case(
     target: float,
     baseline: str,
 ) -> Case:
-    """`lines` are what stands on the picture: ours must read it as well as the usual reader, or
-    nearly without error where that one errs."""
+    """`lines` are what stands on the picture: ours must read it as well as the usual reader but for
+    a character here and there, or nearly without error where that one errs."""
     media_id = store.add_image(image_HWC).id
 
     def ours() -> list[str]:
         return [line.text for line in reader(media_id).lines]
 
     def compare(expected: list[str], found: list[str]) -> list[Check]:
-        limit = max(text_distance(lines, expected), MAX_TEXT_DISTANCE)
+        limit = max(text_distance(lines, expected) + MORE_EDITS, MAX_TEXT_DISTANCE)
         value = text_distance(lines, found)
         return [Check.at_most(name, "edits per character of the truth", value, limit)]
 

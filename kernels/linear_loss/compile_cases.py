@@ -66,6 +66,7 @@ class _Setting:
             softcap=switches["HAS_SOFTCAP"],
             wants_mean=switches["WANTS_MEAN"],
             only_flagged=switches["ONLY_FLAGGED"],
+            stores_no_delta=switches["STORES"] and not switches.get("STORES_DELTA", False),
         )
 
     def case(

@@ -44,12 +44,19 @@ class Launcher:
         self.num_rows, self.width = given.hidden_ND.shape
         self.vocabulary = problem.weight_VD.shape[0]
 
-    def tile(self, *, wants_mean: bool = False, only_flagged: bool = False) -> Tile:
+    def tile(
+        self,
+        *,
+        wants_mean: bool = False,
+        only_flagged: bool = False,
+        stores_no_delta: bool = False,
+    ) -> Tile:
         return self.tiles.statistics_tile(
             pair=self.problem.has_reference,
             softcap=self.problem.softcap > 0,
             wants_mean=wants_mean,
             only_flagged=only_flagged,
+            stores_no_delta=stores_no_delta,
         )
 
     def new_partials(self) -> Tensor:
@@ -99,10 +106,15 @@ class Launcher:
         """Sums into partials (where given), exponentials and deltas into their buffers."""
         problem, given = self.problem, self.given
         wants_mean = problem.wants_mean and partials is not None
-        tile = self.tile(wants_mean=wants_mean, only_flagged=only_flagged)
+        stored_columns = min(exponentials.shape[1], self.vocabulary)
+        stores_delta = deltas.shape[1] > 0
+        tile = self.tile(
+            wants_mean=wants_mean,
+            only_flagged=only_flagged,
+            stores_no_delta=stored_columns > 0 and not stores_delta,
+        )
         grid = self._grid(tile, self.num_rows, end_column - first_column)
         anchor_N, shift_N, *_ = per_row_4N
-        stored_columns = min(exponentials.shape[1], self.vocabulary)
         block = (tile.rows, tile.columns // tile.subtiles)
         hidden = self._matrix(given.hidden_ND, tile.rows, tile.depth)
         weight = self._matrix(problem.weight_VD, tile.columns, tile.depth)
@@ -144,7 +156,6 @@ class Launcher:
             return
         reference_hidden = self._matrix(given.reference_NE, tile.rows, tile.depth)
         reference_weight = self._matrix(problem.reference_weight_VE, tile.columns, tile.depth)
-        stores_delta = deltas.shape[1] > 0
         pair_statistics_kernel[grid](
             hidden,
             weight,

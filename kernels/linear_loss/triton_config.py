@@ -28,10 +28,16 @@ class Tile:
     """Parts the epilogue of a statistics kernel works through: 1 or 2."""
     crowded_rows: int | None = None
     """Rows where more lives in registers at once, if other than `rows`: whole tiles spill there."""
+    crowded_stages: int | None = None
+    """Stages there, if other than `stages`."""
 
     def crowded(self) -> "Tile":
         """Its columns stay, and with them the layout of partial sums."""
-        return replace(self, rows=self.crowded_rows or self.rows)
+        return replace(
+            self,
+            rows=self.crowded_rows or self.rows,
+            stages=self.crowded_stages or self.stages,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,18 @@ class Tiles:
         return self.statistics, self.pair_statistics
 
     def statistics_tile(
-        self, *, pair: bool, softcap: bool, wants_mean: bool, only_flagged: bool
+        self,
+        *,
+        pair: bool,
+        softcap: bool,
+        wants_mean: bool,
+        only_flagged: bool,
+        stores_no_delta: bool,
     ) -> Tile:
-        """A branch around the tile, or logits that live beside exponentials, crowd registers."""
+        """A branch around the tile, or logits that live beside exponentials, crowd registers; so
+        do a pair's exponentials that are kept alone (8 bytes of spills on sm_90)."""
         tile = self.pair_statistics if pair else self.statistics
-        is_crowded = only_flagged or wants_mean or (pair and softcap)
+        is_crowded = only_flagged or wants_mean or (pair and (softcap or stores_no_delta))
         return tile.crowded() if is_crowded else tile
 
 
@@ -67,7 +80,7 @@ PAIR_SUBTILES = 2 if TRITON_VERSION < (3, 7) else 1
 """Whole tiles spill with triton 3.6, halves with 3.9: `make compile` fails with the other one."""
 BLACKWELL = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=4, crowded_rows=64),
-    pair_statistics=Tile(128, 32, 64, warps=8, stages=3, crowded_rows=64),
+    pair_statistics=Tile(128, 32, 64, warps=8, stages=3, crowded_rows=64, crowded_stages=2),
     hidden_product=Tile(128, 128, 64, warps=8, stages=4),
     weight_product=Tile(128, 128, 64, warps=8, stages=4),
     tma=True,

@@ -32,7 +32,7 @@ def document(argv: list[str], capsys) -> dict:
     return found
 
 
-@pytest.mark.parametrize("op", ["masked_imitation", "token_kl", "coherence", "top_k"])
+@pytest.mark.parametrize("op", loss_cases.OPS)
 def test_document_has_the_form_every_benchmark_shares(op, capsys):
     found = document(["--ops", op, *SMALL], capsys)
     for key, kind in TOP_KEYS.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.loss_cases import LOSS_OPS, MODES, OPS, Point, Scene, Shape, points, useful_work
-from bench.loss_inputs import IGNORED, TRAJECTORY, make_inputs, make_scene
+from bench.loss_inputs import IGNORED, RATIO_STEP, TRAJECTORY, make_inputs, make_scene
 from bench.loss_truth import HeadTruth
 
 SMALL = Shape(40, 64, 777)
@@ -56,8 +56,15 @@ def test_useful_work_of_coherence_reads_and_writes_each_row_once():
     assert moved == [100 * 64 * 2, 2 * 100 * 64 * 2, 2 * 100 * 64 * 2]
 
 
-def test_scenes_repeat():
-    first, second = (make_scene(scene("token_kl"), device="cpu") for _ in range(2))
+def test_pooled_work_reads_tokens_once():
+    point = Point(Scene("pooled_coherence", "bf16", Shape(100, 64, 1), "walk"))
+    moved = [useful_work(point, mode).bytes for mode in MODES]
+    assert moved == [100 * 64 * 2, 100 * 64 * 2, 2 * 100 * 64 * 2]
+
+
+@pytest.mark.parametrize("op", ["token_kl", "policy_loss"])
+def test_scenes_repeat(op):
+    first, second = (make_scene(scene(op), device="cpu") for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -74,7 +81,7 @@ def test_regimes_differ_as_they_say():
     entropies, targets = [], []
     for regime in ("uniform", "peaked", "saturated"):
         truth = HeadTruth(make_scene(scene(regime=regime), device="cpu"))
-        entropies.append(float((truth.nll_N1 - truth.first_N1).mean()))
+        entropies.append(float(truth.entropy_N1.mean()))
         targets.append(float((-truth.nll_N1).exp().max()))
     uniform, peaked, saturated = entropies
     assert uniform > 6 > 3 > peaked > saturated
@@ -86,6 +93,15 @@ def test_references_stay_near_their_policy():
     for regime in ("uniform", "peaked"):
         kl = float(HeadTruth(make_scene(scene("token_kl", regime), device="cpu")).kl_N1.mean())
         assert 1e-4 < kl < 0.1, regime
+
+
+def test_ratios_of_a_rollout_are_free_or_far_past_the_clip():
+    tensors = make_scene(scene("policy_loss"), device="cpu")
+    logp_NV = (tensors["hidden"].float() @ tensors["weight"].float().T).log_softmax(-1)
+    logprob_N = logp_NV.gather(1, tensors["targets"][:, None])[:, 0]
+    moved_N = (logprob_N - tensors["behaviour"]) / RATIO_STEP
+    assert set(moved_N.round().tolist()) == {-1.0, 0.0, 1.0}
+    torch.testing.assert_close(moved_N, moved_N.round(), atol=1e-4, rtol=0)
 
 
 def test_trajectories_cover_all_steps():

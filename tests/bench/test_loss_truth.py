@@ -16,6 +16,7 @@ TASKS = [
     ("masked_imitation", "unweighted"),
     ("token_kl", "reverse"),
     ("token_kl", "forward"),
+    ("policy_loss", "policy"),
 ]
 
 
@@ -24,7 +25,9 @@ def textbook(task: str, inputs: Inputs) -> Output:
     hidden, weight = (leaf.detach().double().requires_grad_() for leaf in inputs.leaves)
     logp_NV = (hidden @ weight.T).log_softmax(-1)
     valid_N = inputs.rest["valid"].double()
-    if task in ("weighted", "unweighted"):
+    if task == "policy":
+        rows_N = policy_rows(logp_NV, inputs)
+    elif task in ("weighted", "unweighted"):
         rows_N = -logp_NV.gather(1, inputs.rest["targets"].clamp_min(0)[:, None])[:, 0]
     else:
         reference = (
@@ -43,10 +46,31 @@ def textbook(task: str, inputs: Inputs) -> Output:
     return Output(loss.detach(), rows_N.detach())
 
 
+def policy_rows(logp_NV: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+    """Each part in its own line, as the loss's docstring says it."""
+    hidden_q, weight_q, advantages_N, behaviour_N, weights_N = (
+        inputs.rest[name].double()
+        for name in (
+            "reference_hidden",
+            "reference_weight",
+            "advantages",
+            "behaviour",
+            "token_weights",
+        )
+    )
+    logq_NV = (hidden_q @ weight_q.T).log_softmax(-1)
+    logprob_N = logp_NV.gather(1, inputs.rest["targets"].clamp_min(0)[:, None])[:, 0]
+    ratio_N = (logprob_N - behaviour_N).exp()
+    gained_N = torch.minimum(ratio_N * advantages_N, ratio_N.clamp(0.8, 1.28) * advantages_N)
+    kl_N = (logp_NV.exp() * (logp_NV - logq_NV)).sum(-1)
+    entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
+    return -gained_N + 0.05 * kl_N - 0.01 * entropy_N - 0.1 * weights_N * logprob_N
+
+
 def made(op: str, *, regime: str = "peaked", mask: float = 0.4) -> tuple[HeadTruth, Inputs]:
     scene = Scene(op, "fp32", SHAPE, regime)
     tensors = make_scene(scene, device="cpu")
-    return HeadTruth(tensors), make_inputs(Point(scene, mask), tensors)
+    return make_truth(op, tensors), make_inputs(Point(scene, mask), tensors)
 
 
 @pytest.mark.parametrize("regime", ["uniform", "peaked"])
@@ -103,9 +127,9 @@ def test_without_gradients_only_the_loss_is_judged():
     assert truth.errors("weighted", inputs, output)[1:] == (None, None)
 
 
-@pytest.mark.parametrize("op", ["coherence", "top_k"])
-def test_eager_rows_agree_with_float64(op):
-    scene = Scene(op, "fp32", Shape(70, 64, 90), "rows")
+@pytest.mark.parametrize("op", ["corridor", "coherence", "pooled_coherence", "top_k"])
+def test_eager_agrees_with_float64(op):
+    scene = Scene(op, "fp32", Shape(70, 64, 90), "peaked")
     tensors = make_scene(scene, device="cpu")
     truth, inputs = make_truth(op, tensors), make_inputs(Point(scene), tensors)
     eager = next(each for each in PROVIDERS[op] if each.name == "eager")
@@ -113,5 +137,6 @@ def test_eager_rows_agree_with_float64(op):
     if inputs.leaves:
         output.loss.backward()
     errors = truth.errors(eager.task, inputs, output)
-    assert errors.loss < 1e-5
+    # A KL of whole logits in float32 loses what p and q share.
+    assert errors.loss < (1e-4 if op == "corridor" else 1e-5)
     assert errors.gradient is None or errors.gradient < 1e-5

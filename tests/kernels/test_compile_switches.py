@@ -12,6 +12,7 @@ import torch
 
 from pixelis_fast.kernels.linear_loss import (
     compile_cases,
+    launch,
     row_compile_cases,
     triton_backward,
     triton_config,
@@ -19,29 +20,43 @@ from pixelis_fast.kernels.linear_loss import (
 from tests.kernels.launches import KERNELS, note_launches
 from tests.kernels.linear_problem import ALONE, PAIRED, random_problem
 
-Found = dict[str, set[frozenset[tuple[str, bool]]]]
-TABLES = ("blackwell", "hopper", "ampere", "float32")
+Configuration = frozenset[tuple[str, int]]
+Found = dict[str, set[Configuration]]
+TABLES = {
+    "blackwell": triton_config.BLACKWELL,
+    "hopper": triton_config.HOPPER,
+    "ampere": triton_config.AMPERE,
+    "float32": triton_config.FLOAT32,
+}
+TILE = ("ROWS", "COLUMNS", "DEPTH", "GROUP", "SUBTILES", "TMA", "num_warps", "num_stages")
 
 
-def switches_of(options: dict[str, object]) -> frozenset[tuple[str, bool]]:
-    """The booleans, without what the tile table and the interpreter decide."""
-    given = {name: value for name, value in options.items() if isinstance(value, bool)}
-    elsewhere = {"TMA", "INTERPRET", "enable_fp_fusion"}
-    return frozenset((name, on) for name, on in given.items() if name not in elsewhere)
+def configuration(options: dict[str, object]) -> Configuration:
+    """The booleans but the interpreter's, and of a kernel of tiles its tile."""
+    wanted = TILE if "DEPTH" in options else ()
+    elsewhere = {"TMA", "INTERPRET", "enable_fp_fusion"} - set(wanted)
+    return frozenset(
+        (name, int(value))
+        for name, value in options.items()
+        if name in wanted or (isinstance(value, bool) and name not in elsewhere)
+    )
 
 
-@pytest.fixture
-def launched(monkeypatch) -> Found:
-    """By kernel, after a sweep over heads, softcap, budgets and what is differentiated."""
+@pytest.fixture(scope="module", params=TABLES)
+def swept(request) -> tuple[str, Found]:
+    """A table's name; by kernel, after a sweep over heads, softcap, budgets and what is
+    differentiated, how it was launched."""
     found: Found = defaultdict(set)
-    note_launches(monkeypatch, lambda name, _, options: found[name].add(switches_of(options)))
-    monkeypatch.setattr(triton_backward, "SLICE_COLUMNS", 512)
-    for head, softcap, budget in product((None, "own", "shared"), (None, 2.0), (None, 0)):
-        known = ALONE if head is None else PAIRED
-        problem = random_problem(3, 8, 1100, head=head, softcap=softcap)
-        for names in [pair for size in (0, 1, 2) for pair in combinations(known, size)]:
-            run(problem, names, budget)
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "tiles_for", lambda *_: TABLES[request.param])
+        patch.setattr(triton_backward, "SLICE_COLUMNS", 512)
+        note_launches(patch, lambda name, _, options: found[name].add(configuration(options)))
+        for head, softcap, budget in product((None, "own", "shared"), (None, 2.0), (None, 0)):
+            known = ALONE if head is None else PAIRED
+            problem = random_problem(3, 8, 1100, head=head, softcap=softcap)
+            for names in [pair for size in (0, 1, 2) for pair in combinations(known, size)]:
+                run(problem, names, budget)
+    return request.param, found
 
 
 def run(problem, names, budget) -> None:
@@ -57,7 +72,8 @@ def built(cases, *, table: str = "") -> Found:
     found: Found = defaultdict(set)
     for case in cases:
         if case.name.startswith(table):
-            found[case.kernel.__name__].add(switches_of(case.constants))
+            sizes = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+            found[case.kernel.__name__].add(configuration(case.constants | sizes))
     return found
 
 
@@ -66,16 +82,17 @@ def test_no_kernel_of_the_op_is_left_out():
     assert set(built(everything)) == {name for names in KERNELS.values() for name in names}
 
 
-def test_what_is_launched_is_what_is_built(launched):
+def test_what_is_launched_is_what_is_built(swept):
+    table, launched = swept
     rows = built(row_compile_cases.cases())
-    for table in TABLES:
-        assert launched == built(compile_cases.cases(), table=table) | rows, table
+    assert launched == built(compile_cases.cases(), table=table) | rows
 
 
-def test_the_sweep_reaches_the_switches_that_matter(launched):
+def test_the_sweep_reaches_the_switches_that_matter(swept):
     """Were the sweep narrower than the options, equality would prove nothing."""
+    _, launched = swept
     reached = {switch for name in launched for found in launched[name] for switch in found}
-    names = {name for name, _ in reached}
+    names = {name for name, _ in reached} - set(TILE)
     assert names >= {"HAS_SOFTCAP", "WANTS_MEAN", "ONLY_FLAGGED", "STORES_DELTA", "SHARES_HEAD"}
     assert all({(name, True), (name, False)} <= reached for name in names)
 
