@@ -379,9 +379,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     report.tables += [rich_table(table) for table in (*tables, check_table(report))]
     report.extra |= {"tables": tables, "policy": bench.config.policy, "dtype": bench.config.dtype}
-    if options.record:
+    status = finish(report, options)
+    if options.record and not options.ablate:
         draw_waterfall(report, report.document())
-    return finish(report, options)
+    return status
 
 
 if __name__ == "__main__":

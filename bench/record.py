@@ -1,7 +1,7 @@
 """Writes measurements down, for `--record` only: bench/RESULTS.md and bench/results/<device>/.
 
 One section per device, one entry per command, day and commit; recording the same again replaces
-its own entry and nothing else.
+its own entry and nothing else. An ablation has a JSON of its own beside the benchmark's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ TITLE = "# Results\n\nWritten by `--record`; every entry names its machine, comm
 def write_results(document: dict[str, Any], *, folder: Path = BENCH) -> Path:
     """Saves the document as JSON beside the device's others and puts its table in RESULTS.md."""
     device = results_folder(document, folder=folder)
-    (device / f"{document['bench']}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (device / f"{file_stem(document)}.json").write_text(json.dumps(document, indent=1) + "\n")
     page = folder / "RESULTS.md"
     text = page.read_text() if page.exists() else TITLE
     heading = f"### {document['command']} · {date.today().isoformat()} · {document['commit']}"
     section = f"## {document['machine']['slug']}"
     page.write_text(placed(text, section=section, heading=heading, body=entry(document)))
     return page
+
+
+def file_stem(document: dict[str, Any]) -> str:
+    return document["bench"] + ("-ablate" if "--ablate" in document["command"].split() else "")
 
 
 def results_folder(document: dict[str, Any], *, folder: Path = BENCH) -> Path:

@@ -114,8 +114,8 @@ def test_a_chain_looks_at_its_last_crop(policy, data):
 
 
 def test_a_guided_policy_looks_there_knows_what_is_shown_and_says_it(policy, data):
-    close = answered(data)[:3]
-    batch, rows = found_in(close, policy, data)
+    by_picture = {e.trajectory.sample.media: e for e in answered(data)}
+    batch, rows = found_in(list(by_picture.values())[:3], policy, data)
     num_labels = data.header["num_labels"]
     num_contents = [num_labels[kind] for kind in contents_of(len(num_labels))]
     text = policy.config.text

@@ -6,6 +6,8 @@ Tools are real and err; a chain whose OCR misread the sign would teach an answer
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from pixelis_fast.data.pixelworld.task import Task
@@ -77,7 +79,19 @@ def localized(task: Task, contents: list[dict[str, Any]]) -> bool:
 
 
 def read_beside_larger(task: Task, contents: list[dict[str, Any]]) -> bool:
-    return read_out(task, contents)
+    """What was measured says too that the sign's own thing is the larger one."""
+    masks = [content for content in contents if "mask" in content and "area" in content][-2:]
+    sign = task.evidence[-1].box
+    if len(masks) < 2 or sign is None or masks[0]["area"] == masks[1]["area"]:
+        return False
+    larger = max(masks, key=lambda mask: mask["area"])
+    nearest = min(masks, key=lambda mask: math.dist(centre(mask["box"]), centre(sign)))
+    return larger is nearest and read_out(task, contents)
+
+
+def centre(box: Sequence[int]) -> tuple[float, float]:
+    x0, y0, x1, y1 = box
+    return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 SHOWN = {

@@ -91,15 +91,17 @@ def restated(question: str, thought: str = "") -> str:
 def weighing(
     turns: Sequence[CotaTurn], thought: str, question: str, trajectory: Trajectory
 ) -> tuple[list[CotaTurn], str]:
-    """The turns, and the answer's thought, that choose between masks say their areas first.
+    """The turns, and the answer's thought, that choose between masks say their areas first, and
+    which of them is larger.
 
-    Two numbers far apart in a context are hard to compare; side by side, a few layers can.
+    Two numbers far apart in a context are hard to compare; side by side, a few layers can. Which
+    thing that is then is another question, and one token later.
     """
     seen = [step.observation for step in trajectory.steps]
     areas = [areas_of([content_of(one) for one in seen[:n] if one]) for n in range(len(seen))]
     weighed = [
         replace(turn, thought=quoting(turn.thought, question, known))
-        if turn.call.operation in ("zoom", "read_text")
+        if turn.call.operation in LOOKS
         else turn
         for turn, known in zip(turns, areas, strict=False)
     ]
@@ -107,10 +109,13 @@ def weighing(
 
 
 def quoting(thought: str, question: str, areas: Sequence[float]) -> str:
-    """What has been measured, between the question and the rest of a thought."""
+    """The last two things measured, and which is larger, between the question and the rest of a
+    thought."""
     if len(areas) < 2:
         return thought
-    return restated(restated(question, " ".join(map(str, areas))), thought.partition("\n")[2])
+    first, second = areas[-2:]
+    weighed = f"{first} {second} the {'first' if first > second else 'second'}"
+    return restated(restated(question, weighed), thought.partition("\n")[2])
 
 
 def rounded(call: ToolCall) -> ToolCall:

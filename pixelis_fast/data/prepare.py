@@ -2,12 +2,13 @@
 
     python -m pixelis_fast.data.prepare runs/pixelworld/train --count 6000 --grounding 6000
 
-Three kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
+Four kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
 left out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs
 only the picture: the task's first call, and one for things in it that nobody asked for. Close
 looks: a crop as the picture itself; what a wide one wants is a closer look, what a close one wants
-is the bare answer. Some whole chains begin with a trap: a wrong call, what came back, and its
-correction.
+is the bare answer, about every glyph of a panel. Retold chains: other observations, and only what
+follows from them imitated (retold.py). Some whole chains begin with a trap: a wrong call, what came
+back, and its correction.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ from pixelis_fast.data.prepared import (
     example_from_json,
     whole_lines,
 )
+from pixelis_fast.data.retold import FAMILIES, retold
+from pixelis_fast.data.siblings import siblings
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
 from pixelis_fast.prompt import PromptBuilder
@@ -76,7 +79,9 @@ from pixelis_fast.views import Views
 COUNTS = "counts.json"
 CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
-SINGLE_KINDS = ("grounding", "close", "direct")
+RETOLD = "-retold-"
+"""In the ids of samples whose observations are not the tools'."""
+SINGLE_KINDS = ("grounding", "close", "retold", "direct")
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,13 @@ class PrepareConfig:
     """Tasks whose answer is also given to a crop that shows it."""
     close_per_picture: int = 3
     """Crops of one picture, each cut a little differently."""
+    retold: int = 0
+    """Tasks whose shortest chain is told again with other observations."""
+    retold_per_task: int = 6
 
     @property
     def num_tasks(self) -> int:
-        return max(self.whole, self.grounding, self.direct, self.close)
+        return max(self.whole, self.grounding, self.direct, self.close, self.retold)
 
 
 @dataclass(frozen=True)
@@ -152,16 +160,46 @@ class Preparer:
         turns = planned(plan, self.views.tokens(media).timestamps_s)
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
-        turns = looking_closer(turns, task)
-        turns, thought = restating(turns, task.question), restated(task.question)
-        sample, build = self.sample(task, media), self.builder.build
-        trajectory = build(sample, turns, answer=task.answer, thought=thought)
-        if not is_evident(task, trajectory):
-            return None
-        if task.family in WEIGHED:
-            turns, thought = weighing(turns, thought, task.question, trajectory)
-            trajectory = build(sample, turns, answer=task.answer, thought=thought)
-        return Chain(turns, thought, trajectory)
+        chain = self.run(task, media, turns)
+        if chain is None or task.family not in WEIGHED:
+            return chain
+        turns, thought = weighing(chain.turns, chain.thought, task.question, chain.trajectory)
+        return Chain(turns, thought, self.built(task, media, turns, thought))
+
+    def run(self, task: Task, media: Media, turns: Sequence[CotaTurn]) -> Chain | None:
+        """A plan's turns as a policy thinks them; None where they do not show the answer."""
+        turns = restating(looking_closer(turns, task), task.question)
+        thought = restated(task.question)
+        trajectory = self.built(task, media, turns, thought)
+        return Chain(turns, thought, trajectory) if is_evident(task, trajectory) else None
+
+    def built(
+        self, task: Task, media: Media, turns: Sequence[CotaTurn], thought: str
+    ) -> Trajectory:
+        sample = self.sample(task, media)
+        return self.builder.build(sample, turns, answer=task.answer, thought=thought)
+
+    def retold(self, task: Task, media: Media) -> Iterator[Example]:
+        """The shortest chain with other observations; none where the real ones show no answer."""
+        plan = next(plan for plan in task.plans if can_look_first(plan))
+        if task.family not in FAMILIES:
+            return
+        chain = self.run(task, media, planned(plan, self.views.tokens(media).timestamps_s))
+        if chain is None:
+            return
+        rng = np.random.default_rng((self.config.seed, 4, number_of(task)))
+        said = [step.observation.text for step in chain.trajectory.steps if step.observation]
+        for number in range(self.config.retold_per_task):
+            told = retold(task, chain.turns, said, rng)
+            sample = replace(
+                self.sample(task, media),
+                id=f"{task.id}{RETOLD}{number}",
+                answer=told.answer or task.answer,
+            )
+            trajectory = self.builder.build(
+                sample, told.turns, answer=told.answer, thought=told.thought
+            )
+            yield Example(trajectory, told.imitated, task.family, task.difficulty)
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
@@ -193,8 +231,9 @@ class Preparer:
             if last.call.operation == "zoom":
                 call = rounded(shaken(inside("zoom", view, task, media=1), rng))
                 [(crop, view)] = crops_of(self.tools.run(call, workspace))
-                near = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}")
-                yield self._answered(near, task, view), view
+                for place, one in enumerate(siblings(task)):
+                    near = replace(self.sample(one, crop), id=f"{task.id}{CLOSE}{number}-{place}")
+                    yield self._answered(near, one, view), view
 
     def _answered(self, sample: Sample, task: Task, view: Box) -> Example:
         trajectory = self.builder.build(sample, [], answer=task.answer)
@@ -316,8 +355,12 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
 
 def header_of(config: PrepareConfig) -> dict[str, Any]:
     """What all examples of a folder share: whoever goes on with another is refused."""
-    shared = ("policy", "split", "seed", "trap_share", "asked_per_picture", "close_per_picture")
-    kinds = [kind for kind in ("whole", "grounding", "direct", "close") if getattr(config, kind)]
+    shared = (
+        *("policy", "split", "seed", "trap_share"),
+        *("asked_per_picture", "close_per_picture", "retold_per_task"),
+    )
+    known = ("whole", "grounding", "direct", "close", "retold")
+    kinds = [kind for kind in known if getattr(config, kind)]
     found = {name: getattr(config, name) for name in shared}
     return found | {"kinds": kinds, "num_labels": list(NUM_LABELS)}
 
@@ -333,8 +376,9 @@ def counts_of(folder: Path, config: PrepareConfig) -> Counter[str]:
 
 
 def single_kind(example: Example) -> str:
-    if CLOSE in example.trajectory.sample.id:
-        return "close"
+    for mark in (CLOSE, RETOLD):
+        if mark in example.trajectory.sample.id:
+            return mark.strip("-")
     return "grounding" if example.trajectory.answer is None else "direct"
 
 
@@ -358,6 +402,9 @@ def add_task(out: PreparedWriter, preparer: Preparer, task: Task, number: int) -
             seen = preparer.labels(task, crop, view=view)
             shown = {} if seen is None else {crop.id: seen}
             out.add(example, load, labels=shown, number=number)
+    if number < config.retold:
+        for example in preparer.retold(task, media):
+            out.add(example, load, labels=known, number=number)
     preparer.tools.store.forget(media.id)
 
 
@@ -375,12 +422,15 @@ def command(
     grounding: Annotated[int, typer.Option(help="Tasks with single calls.")] = 1000,
     direct: Annotated[int, typer.Option(help="Tasks with the bare answer.")] = 0,
     close: Annotated[int, typer.Option(help="Tasks answered from a crop too.")] = 0,
+    retold: Annotated[int, typer.Option(help="Tasks told with other observations.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
     policy: Annotated[str, typer.Option(help="Whose tokens and pixel limits.")] = "pixelworld-5m",
 ) -> None:
     """Prepares PixelWorld's traces for supervised training."""
-    config = PrepareConfig(split, count, grounding, direct, seed, policy, close=close)
+    config = PrepareConfig(
+        split, count, grounding, direct, seed, policy, close=close, retold=retold
+    )
     prepare(folder, config, PixelWorldConfig(seed=seed))
     table = Table("examples", "count")
     for name, number in json.loads((folder / COUNTS).read_text()).items():

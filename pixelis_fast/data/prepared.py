@@ -60,8 +60,8 @@ class Example:
 
     @property
     def is_whole(self) -> bool:
-        """Calls and their answer; not one call, or one answer, alone."""
-        return len(self.imitated) > 1
+        """Calls and their answer are imitated; not one call, or one answer, alone."""
+        return sum(self.imitated) > 1
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,11 @@ def grounding_config(
 def chains_config(
     data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On whole chains, and as many draws of single steps, which are shorter: places inside crops
-    are learned from those."""
+    """On whole chains, and as many draws of single steps: places inside crops are learned from
+    those, and what follows from an observation from retold chains."""
     return SftConfig(
         tower_rate=0.5,
-        data=(str(data / "whole"), str(data / "grounding"), str(data / "close")),
+        data=tuple(str(data / kind) for kind in ("whole", "grounding", "close", "retold")),
         out=str(out),
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),

@@ -225,6 +225,7 @@ class Reproduction:
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
         self._prepare("whole")
+        self._prepare("retold")
         ground = self._grounded(seed, plain=loss == UNIFORM)
         out = self._folder(seed, arm)
         config = chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss)
@@ -245,6 +246,7 @@ class Reproduction:
             "grounding": replace(none, grounding=self.budget.grounding),
             "direct": replace(none, direct=self.budget.whole),
             "close": replace(none, close=self.budget.close),
+            "retold": replace(none, retold=self.budget.whole),
         }[kind]
         folder, world = self._data / kind, PixelWorldConfig(seed=WORLD_SEED)
         once(folder, lambda: prepare(folder, config, world))

@@ -23,6 +23,14 @@ def test_recording_twice_changes_nothing(tmp_path):
     assert saved == made
 
 
+def test_an_ablation_leaves_the_benchmark_s_own_json(tmp_path):
+    made = document()
+    write_results(made, folder=tmp_path)
+    write_results(made | {"command": f"{made['command']} --ablate"}, folder=tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("results/*/*.json"))
+    assert names == ["demo-ablate.json", "demo.json"]
+
+
 def test_entry_shows_ratio_equality_and_tables():
     text = entry(document())
     assert "| chain | ours | 10.00 | 10.00 | 10.00 | 10.00 | 10.00 | 1 | 4.00 |" in text

@@ -31,6 +31,7 @@ from pixelis_fast.data.prepared import (
     PreparedWriter,
     labels_of,
 )
+from pixelis_fast.data.siblings import siblings
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import moved
 from pixelis_fast.imitation import RoleWeights, token_weights
@@ -268,15 +269,18 @@ def test_a_wide_look_wants_a_closer_one_and_that_gives_the_answer(family):
     preparer = Preparer(PrepareConfig(close=1))
     found = list(preparer.close(task, stored(preparer.tools, task)))
     panel = task.evidence[0].box
-    assert len(found) == 6
+    asked = len(list(siblings(task)))
+    assert len(found) == 3 * (1 + asked)
     for example, view in found:
         assert holds(view, panel)
         assert len(example.trajectory.steps) == 1
         assert not example.is_whole
         assert example.trajectory.sample.media[0].width < task.frames.shape[2]
-    for (wide, around), (close, view) in zip(found[::2], found[1::2], strict=True):
-        assert area(view) < area(around) / 3 < 50_000
-        assert close.trajectory.answer == task.answer
+    for first in range(0, len(found), 1 + asked):
+        (wide, around), *near = found[first : first + 1 + asked]
+        for (close, view), one in zip(near, siblings(task), strict=True):
+            assert area(view) < area(around) / 3 < 50_000
+            assert close.trajectory.answer == one.answer
         [step] = wide.trajectory.steps
         assert holds(outer_box(around, tuple(step.call.arguments["box"])), panel)
 
@@ -349,7 +353,8 @@ def test_close_looks_are_labelled_by_what_they_show(tmp_path):
     world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0})
     prepare(tmp_path, PrepareConfig(whole=0, grounding=0, close=3), world)
     data = Prepared([tmp_path], PatchShape())
-    assert len(data.examples) == 18
+    # Three crops of each: a wide one, and a near one with a question about every glyph.
+    assert len(data.examples) == 3 * 3 * 4
     # A panel is in each crop: one of its tokens says so.
     assert all(any(row[2] > 0 for row in stored.labels) for stored in data.pictures.values())
 
@@ -389,8 +394,8 @@ def test_who_chooses_by_area_says_the_areas_first():
     made.steps = [Step(0, 0, None, Observation(text)) for text in (*seen, '{"view":[0,0,9,9]}')]
     made.steps.append(Step(0, 0))
     weighed, thought = weighing(turns, restated("q?"), "q?", made)
-    assert [turn.thought for turn in weighed] == ["one", "q?\ntwo", "q?\n5.8 10.3\nsee"]
-    assert thought == "q?\n5.8 10.3\n"
+    assert [turn.thought for turn in weighed] == ["one", "q?\ntwo", "q?\n5.8 10.3 the second\nsee"]
+    assert thought == "q?\n5.8 10.3 the second\n"
     made.steps = made.steps[1:]
     assert weighing(turns, restated("q?"), "q?", made) == (turns, "q?\n"), "one mask is no choice"
 
