@@ -42,7 +42,7 @@ from bench.harness import (
     parse_options,
     progress_bar,
 )
-from bench.mask_engines import CLASSICAL, add_masks, open_mask_engines
+from bench.mask_engines import CLASSICAL, add_masks, open_mask_engines, variant
 from bench.process import open_files, resident_mb
 from pixelis_fast.tools_trt.localize import Localize
 from pixelis_fast.tools_trt.pixels.media import MediaInfo
@@ -208,6 +208,7 @@ def report_of(fuzzer: Fuzzer, checks: list[Check], options: Options) -> Report:
     slowest_s, name = findings.slowest
     report.checks += [*checks, Check.at_most("all", f"slowest, s: {name}", slowest_s, SLOW_S)]
     report.extra = {"outcomes": dict(findings.outcomes), "faults": findings.faults}
+    report.extra["variant"] = variant(options.extra.masks)
     report.extra["engines"] = fuzzer.tools.engines()
     report.notes.append(f"outcomes: {dict(findings.outcomes)}")
     return report

@@ -379,8 +379,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     report.tables += [rich_table(table) for table in (*tables, check_table(report))]
     report.extra |= {"tables": tables, "policy": bench.config.policy, "dtype": bench.config.dtype}
+    report.extra["variant"] = "ablate" if options.ablate else ""
     status = finish(report, options)
-    if options.record and not options.ablate:
+    if options.record and not options.ablate:  # it would show the same two arms, on fewer chains
         draw_waterfall(report, report.document())
     return status
 

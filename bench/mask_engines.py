@@ -26,6 +26,11 @@ CONFIGS = {
 }
 
 
+def variant(masks: str) -> str:
+    """Of a recorded document: the classical run is the benchmark's own."""
+    return "" if masks == CLASSICAL else masks
+
+
 def add_masks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", choices=tuple(CONFIGS), default=CLASSICAL, help="what segment and track run on"

@@ -1,7 +1,8 @@
 """Writes measurements down, for `--record` only: bench/RESULTS.md and bench/results/<device>/.
 
 One section per device, one entry per command, day and commit; recording the same again replaces
-its own entry and nothing else. An ablation has a JSON of its own beside the benchmark's.
+its own entry and nothing else. A document may name its `variant`, such as an ablation: then its
+JSON lies beside the benchmark's own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def write_results(document: dict[str, Any], *, folder: Path = BENCH) -> Path:
 
 
 def file_stem(document: dict[str, Any]) -> str:
-    return document["bench"] + ("-ablate" if "--ablate" in document["command"].split() else "")
+    return "-".join(filter(None, (document["bench"], document.get("variant", ""))))
 
 
 def results_folder(document: dict[str, Any], *, folder: Path = BENCH) -> Path:

@@ -49,6 +49,7 @@ from bench.mask_engines import (
     add_masks,
     feature_figures,
     open_mask_engines,
+    variant,
 )
 from bench.process import open_files, resident_mb
 from bench.soak_calls import TOOLS, SoakCall, add_media, draw_calls
@@ -252,6 +253,7 @@ def soak(options: Options) -> Report:
         report.goals = [Goal.at_most("memory, MB per 1,000 calls", MAX_SLOPE_MB, slope)]
     step = max(len(samples.calls) // 20, 1)
     report.extra = {
+        "variant": variant(options.extra.masks),
         "calls_per_second": round(count / seconds, 2),
         "clients": options.extra.clients,
         "answered_by": rates(answers),

@@ -23,10 +23,10 @@ def test_recording_twice_changes_nothing(tmp_path):
     assert saved == made
 
 
-def test_an_ablation_leaves_the_benchmark_s_own_json(tmp_path):
+def test_a_variant_leaves_the_benchmark_s_own_json(tmp_path):
     made = document()
     write_results(made, folder=tmp_path)
-    write_results(made | {"command": f"{made['command']} --ablate"}, folder=tmp_path)
+    write_results(made | {"variant": "ablate"}, folder=tmp_path)
     names = sorted(path.name for path in tmp_path.glob("results/*/*.json"))
     assert names == ["demo-ablate.json", "demo.json"]
 
