@@ -7,6 +7,7 @@ A call's JSON is written as the grammar forces it, so every imitated token is on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pixelis_fast.data.cota import CotaRecord, CotaTurn
 from pixelis_fast.grammar import ARGUMENTS, CALL_HEAD, CALL_TAIL
@@ -80,9 +81,10 @@ class TraceBuilder:
 
     def _observe(self, trajectory: Trajectory, observation: Observation, turn: CotaTurn) -> None:
         """What the tool says now; a record's own text where it has one."""
-        text = observation.text if turn.observation is None else turn.observation
+        if turn.observation is not None:
+            observation = replace(observation, text=turn.observation)
         tokens = [self._views.tokens(media) for media in observation.media]
-        piece = self._prompt.observation(text, tokens)
+        piece = self._prompt.observation(observation.text, tokens)
         self._append(trajectory, piece, TokenRole.OBSERVATION, observation.media)
         trajectory.steps[-1].observation = observation
 

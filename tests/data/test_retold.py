@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pixelis_fast.copies import is_said
 from pixelis_fast.data.evident import areas_of, is_evident
 from pixelis_fast.data.labels import shown_at
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
@@ -71,6 +72,7 @@ def test_a_sign_s_answer_is_what_the_tool_is_said_to_have_read(preparer):
         assert f'"text":"{answer}"' in context_of(preparer, example)
         assert is_of_split(answer, task.split)
         assert answer in text_of(preparer, example, {TokenRole.ANSWER})
+        assert is_said(example.trajectory), "the copy is guided"
         texts.add(answer)
     assert len(texts) > 3 * TIMES - 3, "texts differ"
 
