@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,10 @@ from pixelis_fast.agent import AgentConfig
 from pixelis_fast.policy.engine import EngineConfig
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import RolloutConfig
-from pixelis_fast.tools import ToolConfig
+from pixelis_fast.tools import ToolConfig, has_bf16_units
+
+LARGE_BYTES = 1 << 30
+"""Of stored weights."""
 
 
 def agent_config(
@@ -27,9 +31,15 @@ def agent_config(
         bool, typer.Option("--random-weights", help="Give a preset random weights.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32 or bfloat16. auto: bfloat16 on a GPU, and for checkpoints of a gigabyte "
+            "and more on a CPU with units for it; float32 otherwise."
+        ),
+    ] = "auto",
     int8: Annotated[
-        bool, typer.Option("--int8", help="int8 weights in the decoder; with --dtype bfloat16.")
+        bool, typer.Option("--int8", help="int8 weights in the decoder; it computes in bfloat16.")
     ] = False,
     threads: Annotated[int, typer.Option(help="Compute threads on the CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of sampling and of random weights.")] = 0,
@@ -65,7 +75,7 @@ def agent_config(
         random_weights=random_weights,
         weights_seed=seed,
         device=device,
-        dtype=dtype,
+        dtype=chosen_dtype(dtype, policy, device=device, int8=int8),
         int8=int8,
         threads=threads,
         engine=EngineConfig(kv_bytes=kv_bytes),
@@ -79,6 +89,16 @@ def agent_config(
             overlap=overlap,
         ),
     )
+
+
+def chosen_dtype(dtype: str, policy: str, *, device: str, int8: bool = False) -> str:
+    """What "auto" stands for. A small policy's decode step is not bound by reading its weights, so
+    it keeps float32, in which a trace is replayed bit for bit."""
+    if dtype != "auto":
+        return dtype
+    stored = sum(file.stat().st_size for file in Path(policy).glob("*.safetensors"))
+    on_gpu, is_large = device.startswith("cuda"), stored >= LARGE_BYTES
+    return "bfloat16" if on_gpu or int8 or (is_large and has_bf16_units()) else "float32"
 
 
 def takes_agent_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -27,6 +27,7 @@ from pixelis_fast.observations import (
     track_rows,
 )
 from pixelis_fast.tools_trt.backends import probe_backends
+from pixelis_fast.tools_trt.graphs.device_identity import has_bf16_units
 from pixelis_fast.tools_trt.localize import FrameEmbedder
 from pixelis_fast.tools_trt.memo import recalled
 from pixelis_fast.tools_trt.results import (
@@ -60,6 +61,7 @@ __all__ = [
     "Workspace",
     "describe_tools",
     "error_observation",
+    "has_bf16_units",
     "open_tools",
     "probe_backends",
     "shipped_weights",
