@@ -1,11 +1,12 @@
 """The server under load: many clients at once, over HTTP, against a process of its own.
 
 Every request is a stream with a seed; some show a picture that nobody sent before. What a client
-waits for its first token and for its last, what goes wrong, what the server's memory does, and
-whether a client among many gets what it gets alone.
+waits for its first token, between two, and for its last, what goes wrong, what the server's memory
+does, and whether a client among many gets what it gets alone.
 
     python bench/serve.py --quick
     python bench/serve.py --requests 2000 --clients 64
+    python bench/serve.py --prefill-tokens 256
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ WARM_UP = 0.4
 MAX_SLOPE_MB = 2.0
 """Of the server's resident memory per 1,000 requests."""
 PATIENCE_S = 300.0
+WAITS = {"first token": "ttft_ms", "longest pause": "pause_ms", "end to end": "total_ms"}
 PATH = "/v1/chat/completions"
 COMPLETIONS = "pixelis_completions_total{"
 QUESTIONS = (
@@ -80,6 +82,8 @@ class Answer:
 
     ttft_ms: float
     total_ms: float
+    pause_ms: float
+    """The longest between two pieces of the stream."""
     text: str
     """Content and reasoning, to compare."""
     tokens: int
@@ -133,6 +137,8 @@ class Reading:
     def __init__(self) -> None:
         self.start_s = time.perf_counter()
         self.first_s: float | None = None
+        self.last_s = self.start_s
+        self.pause_s = 0.0
         self.text: list[str] = []
         self.tokens = 0
         self.is_done = False
@@ -141,7 +147,12 @@ class Reading:
     def take(self, line: str) -> None:
         if not line:
             return
-        self.first_s = self.first_s or time.perf_counter()
+        now_s = time.perf_counter()
+        if self.first_s is None:
+            self.first_s = now_s
+        else:
+            self.pause_s = max(self.pause_s, now_s - self.last_s)
+        self.last_s = now_s
         data = line.removeprefix("data: ")
         if data == "[DONE]":
             self.is_done = True
@@ -161,7 +172,8 @@ class Reading:
             error = f"expected a whole stream with usage, got {self.tokens} tokens"
         first_ms = 1e3 * ((self.first_s or end_s) - self.start_s)
         total_ms = 1e3 * (end_s - self.start_s)
-        return Answer(first_ms, total_ms, "".join(self.text), self.tokens, error)
+        pause_ms = 1e3 * self.pause_s
+        return Answer(first_ms, total_ms, pause_ms, "".join(self.text), self.tokens, error)
 
 
 async def ask(client: httpx.AsyncClient, asked: Ask) -> Answer:
@@ -230,9 +242,9 @@ def timings_of(asks: Sequence[Ask], arms: dict[str, Sequence[Answer]]) -> list[T
             pairs = zip(asks, answers, strict=False)
             chosen = [a for each, a in pairs if kind in (each.kind, "all") and a.error is None]
             if chosen:
-                first, total = ([getattr(a, n) for a in chosen] for n in ("ttft_ms", "total_ms"))
-                timings.append(Timing(f"first token, {kind}", arm, tuple(first)))
-                timings.append(Timing(f"end to end, {kind}", arm, tuple(total)))
+                for what, name in WAITS.items():
+                    waited = tuple(getattr(answer, name) for answer in chosen)
+                    timings.append(Timing(f"{what}, {kind}", arm, waited))
     return timings
 
 
@@ -240,6 +252,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, help=f"{REQUESTS}, or {QUICK_REQUESTS} quick")
     parser.add_argument("--clients", type=int, help=f"{CLIENTS}, or {QUICK_CLIENTS} quick")
     parser.add_argument("--policy", help=f"{POLICY}, or {QUICK_POLICY} quick")
+    parser.add_argument(
+        "--prefill-tokens", type=int, default=0, help="of one forward at most; 0 bounds nothing"
+    )
     add_seed(parser)
 
 
@@ -250,7 +265,7 @@ def measure(options: Options) -> Report:
     clients = extra.clients or (QUICK_CLIENTS if quick else CLIENTS)
     asks = draw_asks(random.Random(extra.seed), model=policy, count=count)
     compared = min(count, QUICK_COMPARED if quick else COMPARED)
-    with server_process(policy) as (process, url):
+    with server_process(policy, prefill_tokens=extra.prefill_tokens) as (process, url):
         wait_until_well(url)
         alone, _, alone_s = asyncio.run(
             load(url, asks[:compared], clients=1, process_id=process.pid)
@@ -307,7 +322,9 @@ def add_extra(
     policy: str,
 ) -> None:
     step = max(len(memory.requests) // 20, 1)
+    bound = report.options.extra.prefill_tokens
     report.extra = {
+        "variant": f"prefill-{bound}" if bound else "",
         "policy": policy,
         "clients": clients,
         "requests_per_second": round(len(answers) / seconds, 2),

@@ -1,8 +1,9 @@
 """The server that bench/serve.py loads, as a process of its own with budgets that fill soon.
 
-    python bench/serve_process.py bench-36m
+    python bench/serve_process.py bench-36m 256
 
-Prints the port it listens on. The caches are small, so that what still grows afterwards is a leak.
+The number bounds the prompt tokens of one forward, 0 bounds nothing. Prints the port it listens on.
+The caches are small, so that what still grows afterwards is a leak.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ MAX_TOKENS, MAX_STEPS, MAX_THOUGHT = 24, 3, 8
 STOP_S = 30.0
 
 
-def agent_config(policy: str) -> AgentConfig:
+def agent_config(policy: str, *, prefill_tokens: int | None = None) -> AgentConfig:
     """`policy` with small caches and every switch of the loop as a server has it."""
     return AgentConfig(
         policy=policy,
         engine=EngineConfig(vision_cache_bytes=1 * MIB, prefix_cache_bytes=8 * MIB),
-        loop=LoopConfig(max_sessions=64, prefill_tokens=None),
+        loop=LoopConfig(max_sessions=64, prefill_tokens=prefill_tokens),
         tools=ToolConfig(store_bytes=32 * MIB, memo_bytes=4 * MIB),
         rollout=RolloutConfig(
             max_steps=MAX_STEPS,
@@ -48,9 +49,11 @@ def agent_config(policy: str) -> AgentConfig:
 
 
 @contextmanager
-def server_process(policy: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server_process(
+    policy: str, *, prefill_tokens: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own, and its address; stopped as a person would stop it."""
-    command = [sys.executable, str(Path(__file__).resolve()), policy]
+    command = [sys.executable, str(Path(__file__).resolve()), policy, str(prefill_tokens)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -69,13 +72,13 @@ def resident_mb(process_id: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def main(policy: str) -> None:
+def main(policy: str, prefill_tokens: str) -> None:
     config = ServeConfig(port=0, max_requests=256, trace_bytes=8 * MIB)
     with bind(config) as listening:
-        agent = build_agent(agent_config(policy))
+        agent = build_agent(agent_config(policy, prefill_tokens=int(prefill_tokens) or None))
         print(listening.getsockname()[1], flush=True)
         serve(agent, config, listening)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

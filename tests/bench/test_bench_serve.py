@@ -33,6 +33,7 @@ def test_a_whole_stream_is_an_answer():
     answer = read(CHUNK, USAGE, "[DONE]").answer()
     assert (answer.text, answer.tokens, answer.error) == ("24", 3, None)
     assert 0 < answer.ttft_ms <= answer.total_ms
+    assert 0 < answer.pause_ms <= answer.total_ms - answer.ttft_ms + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,10 @@ def test_the_slope_leaves_out_the_warm_up():
 
 def test_a_small_run_ends_with_its_document(capsys):
     arguments = ["--quick", "--requests", "8", "--clients", "4", "--policy", "unit"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--prefill-tokens", "64"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["equal"]
     assert {case["arm"] for case in document["cases"]} == {"ours", "one at a time"}
     assert document["ratios"]["time per request"] > 0
+    assert document["variant"] == "prefill-64"
     assert document["server"]["pixelis_loop_failed_total"] == 0
