@@ -24,6 +24,9 @@ OPSET = 20
 SENSITIVE_OPERATORS = ("LayerNormalization", "Softmax", "ReduceMean", "Pow", "Sqrt", "Exp")
 """Sums and powers that leave fp16's range first: the islands of an ONNX file."""
 
+QUANTISED = ("Conv", "MatMul", "Gemm")
+"""With weights as one factor: OpenVINO refuses int8 products of two activations."""
+
 
 def write_onnx(
     graph: BucketGraph, precision: Precision, path: Path, *, probes: Sequence[dict[str, Tensor]]
@@ -88,7 +91,10 @@ def _fix_shapes(model: Any, graph: BucketGraph) -> None:
 
 
 def _quantize(plain: Path, path: Path, probes: Sequence[dict[str, Tensor]]) -> None:
-    """Q/DQ nodes around every weight and activation, calibrated on the probes."""
+    """Q/DQ nodes around products with weights and what enters them, calibrated on the probes.
+
+    One scale per weight: with one per channel ONNX Runtime refuses to run some of these products.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class ProbeReader(CalibrationDataReader):
@@ -99,7 +105,12 @@ def _quantize(plain: Path, path: Path, probes: Sequence[dict[str, Tensor]]) -> N
             return next(self._probes, None)
 
     quantize_static(
-        str(plain), str(path), ProbeReader(), quant_format=QuantFormat.QDQ, per_channel=True
+        str(plain),
+        str(path),
+        ProbeReader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(QUANTISED),
+        extra_options={"MatMulConstBOnly": True},
     )
 
 
