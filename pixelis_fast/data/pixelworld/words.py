@@ -120,7 +120,7 @@ def wording(brief: Brief, use: str, **fields: str) -> str:
 def sign_text(brief: Brief) -> str:
     """A code of 2 to 4 signs, or now and then a word; of the brief's split."""
     while True:
-        text = _word(brief.rng) if brief.chance(0.3) else _code(brief.rng)
+        text = _word(brief.rng) if brief.chance(0.3) else code_text(brief.rng)
         if is_of_split(text, brief.split):
             return text
 
@@ -143,7 +143,8 @@ def _word(rng: np.random.Generator) -> str:
     return SIGN_WORDS[rng.integers(len(SIGN_WORDS))]
 
 
-def _code(rng: np.random.Generator) -> str:
+def code_text(rng: np.random.Generator) -> str:
+    """2 to 4 capitals and digits."""
     letters = CODE_LETTERS + CODE_DIGITS * 3
     return "".join(letters[n] for n in rng.integers(len(letters), size=rng.integers(2, 5)))
 
