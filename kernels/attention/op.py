@@ -1,8 +1,8 @@
-"""softmax(q k' + bias) v in bfloat16 on AMX tiles, a block of scores at a time, without gradient.
+"""softmax(q k' + bias) v in bfloat16 on AMX or AVX-512 BF16, by blocks of scores, no gradient.
 
 torch's blocked kernel for the CPU wants values as wide as keys; SAM 2's memory has values a quarter
 as wide. Products of bfloat16 are summed in float32 and the softmax is in float32, so the error is
-that of rounding the inputs and the chances. Where there are no tiles, callers have torch's own.
+that of rounding the inputs and the chances. Where there is neither, callers have torch's own.
 
 Shapes: B = batch (and heads), T = queries, M = keys, C = width of keys, V = width of values.
 """
@@ -17,7 +17,7 @@ from pixelis_fast.kernels.checks import check
 
 
 def has_tiles() -> bool:
-    """Whether this processor and operating system grant AMX tiles."""
+    """Whether this processor has AMX tiles, granted by the system, or AVX-512 BF16."""
     return _cpu.has_tile_attention()
 
 

@@ -6,15 +6,21 @@
 #include <numeric>
 #include <vector>
 
-#include "amx_pack.h"
 #include "check.h"
 #include "linear_buffer.h"
 #include "linear_level.h"
 #include "linear_work.h"
+#include "tile_pack.h"
 
 namespace pixelis {
 
-bool has_tile_attention() { return available_linear_levels().back() == LinearLevel::kAmx; }
+bool has_tile_attention() {
+#if PIXELIS_X86
+  return available_linear_levels().back() >= LinearLevel::kAvx512Bf16;
+#else
+  return false;
+#endif
+}
 
 }  // namespace pixelis
 
@@ -25,7 +31,7 @@ namespace pixelis {
 namespace {
 
 #define PIXELIS_LANES 16
-#define PIXELIS_LANE_TARGET PIXELIS_TARGET_AMX
+#define PIXELIS_LANE_TARGET PIXELIS_TARGET_BF16
 #include "linear_lanes.h"
 
 constexpr int kQueries = 128;  // of a block: with its scores and its keys half of a 2 MB cache
@@ -77,13 +83,13 @@ struct Scratch {
   float total[kQueries];
 };
 
-PIXELIS_TARGET_AMX float largest_of(Lanes lanes) { return _mm512_reduce_max_ps((__m512)lanes); }
+PIXELIS_TARGET_BF16 float largest_of(Lanes lanes) { return _mm512_reduce_max_ps((__m512)lanes); }
 
-PIXELIS_TARGET_AMX float sum_of(Lanes lanes) { return _mm512_reduce_add_ps((__m512)lanes); }
+PIXELIS_TARGET_BF16 float sum_of(Lanes lanes) { return _mm512_reduce_add_ps((__m512)lanes); }
 
 // One query's scores of a block to bfloat16 chances, exp(score - largest); returns their sum.
-PIXELIS_TARGET_AMX float write_chances(float* scores, int64_t count, float largest,
-                                       uint16_t* chances) {
+PIXELIS_TARGET_BF16 float write_chances(float* scores, int64_t count, float largest,
+                                        uint16_t* chances) {
   const Lanes shift = splat(largest);
   Lanes total = Lanes{};
   for (int64_t i = 0; i < count; i += kTile) {
@@ -96,7 +102,7 @@ PIXELIS_TARGET_AMX float write_chances(float* scores, int64_t count, float large
   return sum_of(total);
 }
 
-PIXELIS_TARGET_AMX float add_bias(float* scores, const float* bias, int64_t count) {
+PIXELIS_TARGET_BF16 float add_bias(float* scores, const float* bias, int64_t count) {
   Lanes most = splat(kHidden);
   for (int64_t i = 0; i < count; i += 16) {
     const Lanes score = load(scores + i) + load(bias + i);
@@ -106,14 +112,19 @@ PIXELIS_TARGET_AMX float add_bias(float* scores, const float* bias, int64_t coun
   return largest_of(most);
 }
 
-PIXELIS_TARGET_AMX void scale_row(float* row, int64_t count, float factor) {
+PIXELIS_TARGET_BF16 void scale_row(float* row, int64_t count, float factor) {
   for (int64_t i = 0; i < count; i += 16) store(row + i, load(row + i) * splat(factor));
 }
 
 class Attention {
  public:
   Attention(const AttentionProblem& problem, int threads, uint16_t* out)
-      : problem_(problem), threads_(threads), out_(out), bank_(problem, threads) {
+      : problem_(problem),
+        threads_(threads),
+        out_(out),
+        multiply_(available_linear_levels().back() == LinearLevel::kAmx ? multiply_tiles_amx
+                                                                        : multiply_tiles_avx512),
+        bank_(problem, threads) {
     for (int i = 0; i < threads; ++i) scratch_.emplace_back(problem);
   }
 
@@ -150,8 +161,8 @@ class Attention {
   void add_block(Scratch& scratch, const TileMatrix& queries, int64_t key, int rows) {
     const int64_t count = std::min<int64_t>(kKeys, bank_.padded_keys - key);
     const int64_t panels = padded(rows) / kTile, stride = padded_stride(kKeys);
-    multiply_tiles(queries, 0, panels, bank_.keys, key / kTile, count / kTile,
-                   scratch.scores.data(), stride, false, {nullptr, 0});
+    multiply_(queries, 0, panels, bank_.keys, key / kTile, count / kTile, scratch.scores.data(),
+              stride, false, {nullptr, 0});
     const TileMatrix chances = tile_matrix(scratch.chances.data(), 1, count);
     for (int row = 0; row < padded(rows); ++row) {
       float* scores = scratch.scores.data() + row * stride;
@@ -165,13 +176,14 @@ class Attention {
     }
     TileMatrix values = bank_.values;
     values.data += key / kTile * kTilePair;
-    multiply_tiles(chances, 0, panels, values, 0, padded(problem_.value_width) / kTile,
-                   scratch.sums.data(), value_stride(), true, {nullptr, 0});
+    multiply_(chances, 0, panels, values, 0, padded(problem_.value_width) / kTile,
+              scratch.sums.data(), value_stride(), true, {nullptr, 0});
   }
 
   const AttentionProblem& problem_;
   int threads_;
   uint16_t* out_;
+  MultiplyTiles multiply_;
   Bank bank_;
   std::vector<Scratch> scratch_;
 };
@@ -179,7 +191,8 @@ class Attention {
 }  // namespace
 
 void tile_attention(const AttentionProblem& problem, int threads, uint16_t* out) {
-  PIXELIS_CHECK(has_tile_attention(), "attention: expected a processor with AMX, got none");
+  PIXELIS_CHECK(has_tile_attention(),
+                "attention: expected a processor with AVX-512 BF16 or AMX, got none");
   Attention(problem, threads, out).run();
 }
 
@@ -190,7 +203,7 @@ void tile_attention(const AttentionProblem& problem, int threads, uint16_t* out)
 namespace pixelis {
 
 void tile_attention(const AttentionProblem&, int, uint16_t*) {
-  PIXELIS_CHECK(false, "attention: expected a processor with AMX, got none");
+  PIXELIS_CHECK(false, "attention: expected a processor with AVX-512 BF16 or AMX, got none");
 }
 
 }  // namespace pixelis

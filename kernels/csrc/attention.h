@@ -1,4 +1,5 @@
-// Attention over bfloat16 rows on AMX tiles, a block of scores at a time: softmax(q k' + bias) v.
+// Attention over bfloat16 rows on AMX tiles or AVX-512 BF16, a block of scores at a time: softmax(q
+// k' + bias) v.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ struct AttentionProblem {
   int64_t value_width;
 };
 
-// Whether this processor and kernel grant AMX tiles.
+// Whether this processor has either.
 bool has_tile_attention();
 // out[queries, value width] in bfloat16. Needs has_tile_attention() and at least one key.
 void tile_attention(const AttentionProblem& problem, int threads, uint16_t* out);

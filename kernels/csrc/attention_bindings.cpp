@@ -44,7 +44,8 @@ Halves attention_array(const Halves& queries, const Halves& keys, const Halves& 
 
 void bind_attention(py::module_& module) {
   using namespace pybind11::literals;
-  module.def("has_tile_attention", &has_tile_attention, "Whether AMX tiles can be used here.");
+  module.def("has_tile_attention", &has_tile_attention,
+             "Whether this CPU has AMX tiles or AVX-512 BF16.");
   module.def("tile_attention", &attention_array, "queries"_a.noconvert(), "keys"_a.noconvert(),
              "values"_a.noconvert(), "bias"_a.noconvert(), "threads"_a);
 }

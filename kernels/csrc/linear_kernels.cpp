@@ -16,7 +16,7 @@ const LinearKernels& kernels();
 
 const LinearKernels& linear_kernels(LinearLevel level) {
 #if PIXELIS_X86
-  if (level == LinearLevel::kAmx || level == LinearLevel::kAvx512) return avx512::kernels();
+  if (level >= LinearLevel::kAvx512) return avx512::kernels();
   if (level == LinearLevel::kAvx2) return avx2::kernels();
 #endif
   static_cast<void>(level);

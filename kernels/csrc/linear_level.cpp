@@ -31,7 +31,7 @@ bool has_amx() {
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24;
   if ((edx & kBf16) == 0 || (edx & kTile) == 0) return false;
-  return __builtin_cpu_supports("avx512bf16") && is_amx_granted();
+  return is_amx_granted();
 }
 #endif
 
@@ -46,6 +46,8 @@ std::vector<LinearLevel> find_levels() {
   levels.push_back(LinearLevel::kAvx2);
   if (!has(SimdLevel::kAvx512)) return levels;
   levels.push_back(LinearLevel::kAvx512);
+  if (!__builtin_cpu_supports("avx512bf16")) return levels;
+  levels.push_back(LinearLevel::kAvx512Bf16);
   if (has_amx()) levels.push_back(LinearLevel::kAmx);
 #endif
   return levels;
@@ -62,6 +64,8 @@ const char* linear_level_name(LinearLevel level) {
   switch (level) {
     case LinearLevel::kAmx:
       return "amx";
+    case LinearLevel::kAvx512Bf16:
+      return "avx512bf16";
     case LinearLevel::kAvx512:
       return "avx512";
     case LinearLevel::kAvx2:

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "amx_product.h"
 #include "linear_buffer.h"
 #include "linear_kernels.h"
+#include "tile_product.h"
 
 namespace pixelis {
 namespace {
@@ -50,19 +50,21 @@ class FloatMatrices final : public Product {
     }
   }
 
-  int64_t left_bytes(int64_t k) const override { return kBlockRows * k * int64_t{sizeof(float)}; }
+  int64_t left_bytes(int64_t k) const override {
+    return kBlockRows * padded_stride(k) * int64_t{sizeof(float)};
+  }
 
   void load_left(const Matrix& matrix, const int64_t* row_ids, int rows,
                  void* left) const override {
     float* to = static_cast<float*>(left);
     for (int row = 0; row < rows; ++row) {
-      read_row(matrix, row_ids[row], to + row * matrix.columns);
+      read_row(matrix, row_ids[row], to + row * padded_stride(matrix.columns));
     }
   }
 
   void multiply(const void* left, int rows, int64_t k, const void* right, int64_t begin,
                 int64_t end, Destination out, Ahead) const override {
-    run(static_cast<const float*>(left), k, rows, k, right, begin, end, out);
+    run(static_cast<const float*>(left), padded_stride(k), rows, k, right, begin, end, out);
   }
 
   // By rows first, by tokens behind it: a left operand is read along k.
@@ -148,7 +150,12 @@ class FloatMatrices final : public Product {
 
 std::unique_ptr<Product> make_product(LinearLevel level, bool is_bfloat16) {
 #if PIXELIS_X86
-  if (level == LinearLevel::kAmx) return make_amx_product(is_bfloat16);
+  if (level == LinearLevel::kAmx) {
+    return make_tile_product(multiply_tiles_amx, is_bfloat16 ? 1 : 3, is_bfloat16 ? 1 : 2);
+  }
+  if (level == LinearLevel::kAvx512Bf16 && is_bfloat16) {
+    return make_tile_product(multiply_tiles_avx512, 1, 1);
+  }
 #endif
   static_cast<void>(is_bfloat16);
   return std::make_unique<FloatMatrices>(level);

@@ -18,6 +18,8 @@ const PairKernels& pair_kernels(LinearLevel level, bool is_bfloat16) {
   switch (level) {
     case LinearLevel::kAmx:
       return is_bfloat16 ? amx::pair_kernels() : avx512::pair_kernels();
+    case LinearLevel::kAvx512Bf16:
+      return is_bfloat16 ? bf16::pair_kernels() : avx512::pair_kernels();
     case LinearLevel::kAvx512:
       return avx512::pair_kernels();
     case LinearLevel::kAvx2:

@@ -1,9 +1,7 @@
 // Products of all pairs of bfloat16 rows on AMX: tiles of 16 keys and 16 queries, float32 sums.
-#include <algorithm>
 #include <cstdint>
-#include <cstring>
 
-#include "pairs_kernels.h"
+#include "pairs_bf16.h"
 
 #if PIXELIS_X86
 #include "intrinsics.h"
@@ -12,10 +10,6 @@ namespace pixelis {
 namespace amx {
 namespace {
 
-constexpr int kTileRows = 16;
-constexpr int kTileWidth = 32;                       // bfloat16 values in a row of a tile
-constexpr int kTileValues = kTileRows * kTileWidth;  // 1 KB
-
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -23,38 +17,6 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-
-PIXELIS_TARGET_AMX float pack(const void* row, bool, int64_t width, int64_t padded, void* out) {
-  const uint16_t* from = static_cast<const uint16_t*>(row);
-  uint16_t* to = static_cast<uint16_t*>(out);
-  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
-  for (int64_t at = 0; at < padded; at += kTileWidth) {
-    const int64_t left = std::min<int64_t>(width - at, kTileWidth);
-    const __mmask32 mask = left == kTileWidth ? ~0U : (1U << left) - 1;
-    const __m512i bits = _mm512_maskz_loadu_epi16(mask, from + at);
-    _mm512_storeu_si512(to + at, bits);
-    const __m512 high = _mm512_castsi512_ps(
-        _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000U))));
-    const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-    even = _mm512_fmadd_ps(low, low, even);
-    odd = _mm512_fmadd_ps(high, high, odd);
-  }
-  return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
-}
-
-// A tile of queries holds pairs of values: [pair][query][2], 16 pairs of 16 queries.
-void reorder(const void* packed, int64_t padded, void* out) {
-  const uint32_t* from = static_cast<const uint32_t*>(packed);
-  uint32_t* to = static_cast<uint32_t*>(out);
-  const int64_t pairs = padded / 2;
-  for (int first = 0; first < kPairQueries; first += kTileRows) {
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      for (int query = 0; query < kTileRows; ++query) {
-        *to++ = from[(first + query) * pairs + pair];
-      }
-    }
-  }
-}
 
 PIXELIS_TARGET_AMX void products(const void* queries, const void* keys, int64_t padded,
                                  int num_queries, float* out) {
@@ -94,11 +56,7 @@ PIXELIS_TARGET_AMX void products(const void* queries, const void* keys, int64_t 
 
 const PairKernels& pair_kernels() {
   static const PairKernels kernels = [] {
-    PairKernels found = avx512::pair_kernels();
-    found.packs_bfloat16 = true;
-    found.width_multiple = kTileWidth;
-    found.pack = pack;
-    found.reorder = reorder;
+    PairKernels found = bf16::pair_kernels();
     found.products = products;
     return found;
   }();

@@ -41,6 +41,9 @@ const PairKernels& pair_kernels();
 namespace avx512 {
 const PairKernels& pair_kernels();
 }
+namespace bf16 {
+const PairKernels& pair_kernels();
+}
 namespace amx {
 const PairKernels& pair_kernels();
 }

@@ -101,7 +101,7 @@ AMPERE = Tiles(
 )
 FLOAT32 = Tiles(
     statistics=Tile(64, 64, 16, warps=8, stages=2),
-    pair_statistics=Tile(64, 64, 32, warps=8, stages=2, subtiles=PAIR_SUBTILES),
+    pair_statistics=Tile(32, 32, 16, warps=8, stages=2),
     hidden_product=Tile(64, 64, 32, warps=8, stages=2),
     weight_product=Tile(64, 64, 16, warps=8, stages=3),
     tma=False,

@@ -6,7 +6,7 @@ import torch
 from pixelis_fast.kernels.attention import attention, has_tiles
 from pixelis_fast.kernels.attention.reference import attention_reference
 
-pytestmark = pytest.mark.skipif(not has_tiles(), reason="needs AMX tiles")
+pytestmark = pytest.mark.skipif(not has_tiles(), reason="needs AMX or AVX-512 BF16")
 
 ROUNDING = 4e-3
 """Of bfloat16: what one rounding of the output may move, relative to the whole."""

@@ -19,7 +19,7 @@ from pixelis_fast.kernels.coherence.pairs_reference import (
 
 TOLERANCE = 2e-6
 DTYPES = (torch.bfloat16, torch.float32)
-LEVELS = ("baseline", "avx2", "avx512", "amx")
+LEVELS = ("baseline", "avx2", "avx512", "avx512bf16", "amx")
 
 
 def _cpu_levels() -> str:

@@ -1,6 +1,6 @@
-#include "amx_tiles.h"
-
 #include <algorithm>
+
+#include "tiles.h"
 
 #if PIXELIS_X86
 #include "intrinsics.h"
@@ -141,9 +141,9 @@ void multiply_all(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const 
 
 }  // namespace
 
-void multiply_tiles(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
-                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate,
-                    Ahead ahead) {
+void multiply_tiles_amx(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
+                        int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride,
+                        bool accumulate, Ahead ahead) {
   const ConfiguredTiles tiles;
   const auto multiply = a.planes == 1   ? multiply_all<1>
                         : a.planes == 2 ? multiply_all<2>

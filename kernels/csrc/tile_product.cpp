@@ -1,6 +1,6 @@
-#include "amx_product.h"
+#include "tile_product.h"
 
-#include "amx_pack.h"
+#include "tile_pack.h"
 
 #if PIXELIS_X86
 
@@ -9,8 +9,8 @@ namespace {
 
 class TileMatrices final : public Product {
  public:
-  TileMatrices(int planes, int gradient_planes)
-      : planes_(planes), gradient_planes_(gradient_planes) {}
+  TileMatrices(MultiplyTiles multiply, int planes, int gradient_planes)
+      : multiply_(multiply), planes_(planes), gradient_planes_(gradient_planes) {}
 
   int64_t transposed_bytes(int64_t k, int64_t n) const override {
     return tile_bytes(planes_, padded(n) / kTile, k);
@@ -93,18 +93,20 @@ class TileMatrices final : public Product {
   void run(const TileMatrix& a, int64_t first, int rows, const void* right, int64_t begin,
            int64_t end, Destination out, int64_t k, Ahead ahead = {nullptr, 0}) const {
     const TileMatrix b = tile_matrix(const_cast<void*>(right), a.planes, k);
-    multiply_tiles(a, first / kTile, padded(rows) / kTile, b, begin / kTile,
-                   padded(end - begin) / kTile, out.c, out.stride, out.accumulate, ahead);
+    multiply_(a, first / kTile, padded(rows) / kTile, b, begin / kTile, padded(end - begin) / kTile,
+              out.c, out.stride, out.accumulate, ahead);
   }
 
+  const MultiplyTiles multiply_;
   const int planes_;  // of logits' operands
   const int gradient_planes_;
 };
 
 }  // namespace
 
-std::unique_ptr<Product> make_amx_product(bool is_bfloat16) {
-  return is_bfloat16 ? std::make_unique<TileMatrices>(1, 1) : std::make_unique<TileMatrices>(3, 2);
+std::unique_ptr<Product> make_tile_product(MultiplyTiles multiply, int planes,
+                                           int gradient_planes) {
+  return std::make_unique<TileMatrices>(multiply, planes, gradient_planes);
 }
 
 }  // namespace pixelis

@@ -1,9 +1,9 @@
-// From matrices and gradients to the tiles of amx_tiles.h.
+// From matrices and gradients to the tiles of tiles.h.
 #pragma once
 
 #include <cstdint>
 
-#include "amx_tiles.h"
+#include "tiles.h"
 
 #if PIXELIS_X86
 

@@ -1,4 +1,4 @@
-// Operands cut into AMX tiles, and their product.
+// Operands cut into tiles of bfloat16 as AMX takes them, and their products.
 //
 // A panel is 32 rows of a left operand or 32 columns of a right one; per 32 values of k it holds
 // two tiles of 16 rows of 64 bytes side by side in memory:
@@ -41,9 +41,17 @@ inline int64_t tile_bytes(int planes, int64_t panels, int64_t k) {
 // high·high, high·middle, middle·high, middle·middle, high·low and low·high are summed, of two the
 // first three: what is left out is as small as the last plane's rounding. Meanwhile `ahead` comes
 // into the second-level cache, a few lines a step.
-void multiply_tiles(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
-                    int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride, bool accumulate,
-                    Ahead ahead);
+using MultiplyTiles = void (*)(const TileMatrix& a, int64_t a_panel, int64_t a_panels,
+                               const TileMatrix& b, int64_t b_panel, int64_t b_panels, float* c,
+                               int64_t c_stride, bool accumulate, Ahead ahead);
+
+void multiply_tiles_amx(const TileMatrix& a, int64_t a_panel, int64_t a_panels, const TileMatrix& b,
+                        int64_t b_panel, int64_t b_panels, float* c, int64_t c_stride,
+                        bool accumulate, Ahead ahead);
+// On AVX-512 BF16. Of one plane: where six products stand for one, float32's own are faster.
+void multiply_tiles_avx512(const TileMatrix& a, int64_t a_panel, int64_t a_panels,
+                           const TileMatrix& b, int64_t b_panel, int64_t b_panels, float* c,
+                           int64_t c_stride, bool accumulate, Ahead ahead);
 
 }  // namespace pixelis
 

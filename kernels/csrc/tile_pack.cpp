@@ -1,4 +1,4 @@
-#include "amx_pack.h"
+#include "tile_pack.h"
 
 #include <algorithm>
 #include <cstring>
@@ -8,7 +8,7 @@
 #if PIXELIS_X86
 #include "intrinsics.h"
 
-#define AMX_INLINE PIXELIS_TARGET_AMX PIXELIS_INLINE
+#define BF16_INLINE PIXELIS_TARGET_BF16 PIXELIS_INLINE
 
 namespace pixelis {
 namespace {
@@ -20,11 +20,11 @@ struct Planes {
   __m512i plane[kMaxPlanes];
 };
 
-AMX_INLINE __m512 widened(__m256i half) {
+BF16_INLINE __m512 widened(__m256i half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-AMX_INLINE Planes split(__m512 low, __m512 high, int planes) {
+BF16_INLINE Planes split(__m512 low, __m512 high, int planes) {
   Planes out;
   for (int i = 0; i < planes; ++i) {
     out.plane[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
@@ -36,7 +36,7 @@ AMX_INLINE Planes split(__m512 low, __m512 high, int planes) {
 }
 
 // `count` of 32 values from column `column` of a row on, zeros after them.
-AMX_INLINE Planes load_planes(const Matrix& matrix, int64_t row, int64_t column, int planes) {
+BF16_INLINE Planes load_planes(const Matrix& matrix, int64_t row, int64_t column, int planes) {
   const int64_t count = std::min<int64_t>(kTile, matrix.columns - column);
   const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
   const int64_t at = row * matrix.columns + column;
@@ -51,7 +51,7 @@ AMX_INLINE Planes load_planes(const Matrix& matrix, int64_t row, int64_t column,
   return split(low, high, planes);
 }
 
-AMX_INLINE Planes no_planes() {
+BF16_INLINE Planes no_planes() {
   Planes out;
   for (__m512i& plane : out.plane) plane = _mm512_setzero_si512();
   return out;
@@ -62,7 +62,7 @@ struct Interleaved {
   __m512i half[2];
 };
 
-AMX_INLINE Interleaved interleave(__m512i even, __m512i odd) {
+BF16_INLINE Interleaved interleave(__m512i even, __m512i odd) {
   const __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
   const __m512i first = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
   const __m512i second = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
@@ -71,7 +71,7 @@ AMX_INLINE Interleaved interleave(__m512i even, __m512i odd) {
 }
 
 // Rows of 16 words to columns, in place.
-AMX_INLINE void transpose(__m512i* rows) {
+BF16_INLINE void transpose(__m512i* rows) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
@@ -99,8 +99,8 @@ AMX_INLINE void transpose(__m512i* rows) {
 
 }  // namespace
 
-PIXELIS_TARGET_AMX void tile_left(const Matrix& matrix, const int64_t* row_ids, int rows,
-                                  const TileMatrix& left) {
+PIXELIS_TARGET_BF16 void tile_left(const Matrix& matrix, const int64_t* row_ids, int rows,
+                                   const TileMatrix& left) {
   for (int panel = 0; panel < padded(rows) / kTile; ++panel) {
     for (int64_t step = 0; step < left.steps; ++step) {
       for (int i = 0; i < kTile; ++i) {  // both tiles of a step have 16 rows of 32 values
@@ -115,8 +115,8 @@ PIXELIS_TARGET_AMX void tile_left(const Matrix& matrix, const int64_t* row_ids, 
   }
 }
 
-PIXELIS_TARGET_AMX void tile_transposed(const Matrix& matrix, int64_t begin, int64_t end,
-                                        const TileMatrix& right) {
+PIXELIS_TARGET_BF16 void tile_transposed(const Matrix& matrix, int64_t begin, int64_t end,
+                                         const TileMatrix& right) {
   __m512i words[kMaxPlanes][16];
   for (int64_t n = begin; n < padded(end); n += 16) {
     for (int64_t step = 0; step < right.steps; ++step) {
@@ -136,8 +136,8 @@ PIXELIS_TARGET_AMX void tile_transposed(const Matrix& matrix, int64_t begin, int
 }
 
 // Tile by tile, so that each is written at once: those of one row are a slice's steps apart.
-PIXELIS_TARGET_AMX void tile_right(const Matrix& matrix, int64_t first, int64_t begin, int64_t end,
-                                   const TileMatrix& right) {
+PIXELIS_TARGET_BF16 void tile_right(const Matrix& matrix, int64_t first, int64_t begin, int64_t end,
+                                    const TileMatrix& right) {
   for (int64_t k = begin; k < end; k += kTile) {
     for (int64_t n = 0; n < matrix.columns; n += kTile) {
       for (int64_t pair = k; pair < k + kTile; pair += 2) {
@@ -156,10 +156,10 @@ PIXELIS_TARGET_AMX void tile_right(const Matrix& matrix, int64_t first, int64_t 
   }
 }
 
-PIXELIS_TARGET_AMX void tile_gradient(const float* piece, int64_t stride, const TileMatrix& by_rows,
-                                      int64_t row_panel, int64_t row_step,
-                                      const TileMatrix& by_tokens, int64_t token_panel,
-                                      int64_t token_step) {
+PIXELIS_TARGET_BF16 void tile_gradient(const float* piece, int64_t stride,
+                                       const TileMatrix& by_rows, int64_t row_panel,
+                                       int64_t row_step, const TileMatrix& by_tokens,
+                                       int64_t token_panel, int64_t token_step) {
   __m512i words[kMaxPlanes][2][16];  // pairs of rows side by side, per 16 tokens
   for (int row = 0; row < kTile; row += 2) {
     Planes values[2];
@@ -187,7 +187,7 @@ PIXELIS_TARGET_AMX void tile_gradient(const float* piece, int64_t stride, const 
   }
 }
 
-PIXELIS_TARGET_AMX void narrow_lanes(const float* values, int64_t count, uint16_t* bfloat16) {
+PIXELIS_TARGET_BF16 void narrow_lanes(const float* values, int64_t count, uint16_t* bfloat16) {
   for (int64_t i = 0; i < count; i += 16) {
     const int64_t left = std::min<int64_t>(16, count - i);
     const __mmask16 mask = static_cast<__mmask16>((1U << left) - 1);
