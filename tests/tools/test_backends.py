@@ -9,6 +9,7 @@ import threading
 from ctypes.util import find_library
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from pixelis_fast.tools_trt.backends import (
     open_session,
     probe_backends,
 )
+from pixelis_fast.tools_trt.backends.builder import PlanError
 from pixelis_fast.tools_trt.backends.torch_cpu import TorchSession
 from pixelis_fast.tools_trt.backends.torch_graph import GraphSession
 from pixelis_fast.tools_trt.graphs.precision import Precision, at_precision
@@ -36,6 +38,7 @@ from pixelis_fast.tools_trt.backends.ort import (  # noqa: E402
     CUDA_BUILDER,
     TENSORRT,
     TENSORRT_BUILDER,
+    OrtSession,
     check_provider,
     provider_options,
 )
@@ -180,6 +183,22 @@ def test_a_library_of_the_system_tells_its_version():
     assert path is not None
     assert gpu_libraries.library_version(path, "getpid") == str(os.getpid())
     assert set(gpu_libraries.system_versions()) <= {"system nvinfer", "system cudnn"}
+
+
+def test_a_graph_that_loads_and_does_not_run_is_a_named_error(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info
+    three = value("x", onnx.TensorProto.FLOAT, [3])
+    one = value("y", onnx.TensorProto.FLOAT, [1])
+    ninth = onnx.numpy_helper.from_array(np.array([9]), "ninth")
+    gather = onnx.helper.make_node("Gather", ["x", "ninth"], ["y"])
+    graph = onnx.helper.make_graph([gather], "beyond", [three], [one], [ninth])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.save(model, tmp_path / "beyond.onnx")
+    session = OrtSession(tmp_path / "beyond.onnx", threads=1)
+    with pytest.raises(PlanError, match=r"ort: ONNX Runtime cannot run it: .*out of data"):
+        session.run({"x": torch.zeros(3)})
 
 
 def test_ort_does_not_search_convolutions_exhaustively():

@@ -10,7 +10,8 @@ one of these backends is picked.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ ORT_ERRORS = (
 """Each its own subclass of Exception."""
 
 
+@contextmanager
+def named_failure(name: str) -> Iterator[None]:
+    """PlanError for a graph that loads and does not run: a kernel may refuse its numbers then."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        raise PlanError(f"{name}: ONNX Runtime cannot run it: {error}") from error
+
+
 class OrtSession:
     """A graph on the CPU."""
 
@@ -70,7 +80,9 @@ class OrtSession:
         self._output_names = [node.name for node in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        outputs = self._session.run(self._output_names, host_arrays(self, inputs))
+        arrays = host_arrays(self, inputs)
+        with named_failure(self.name):
+            outputs = self._session.run(self._output_names, arrays)
         tensors = [torch.from_numpy(output) for output in outputs]
         return dict(zip(self._output_names, tensors, strict=True))
 
@@ -93,7 +105,8 @@ class OrtGpuSession:
             self._buffers.fill(inputs)
             # ONNX Runtime runs on a stream of its own: the inputs must have arrived.
             torch.cuda.current_stream(self.device).synchronize()
-            self._session.run_with_iobinding(self._binding)
+            with named_failure(self.name):
+                self._session.run_with_iobinding(self._binding)
             return self._buffers.outputs()
 
     def _bind(self) -> Any:
