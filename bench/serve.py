@@ -60,6 +60,7 @@ PATIENCE_S = 300.0
 WAITS = {"first token": "ttft_ms", "longest pause": "pause_ms", "end to end": "total_ms"}
 PATH = "/v1/chat/completions"
 COMPLETIONS = "pixelis_completions_total{"
+TIMED_OUT = COMPLETIONS + 'status="truncated_max_time"}'
 QUESTIONS = (
     "What does the sign say?",
     "How many objects are there?",
@@ -293,6 +294,12 @@ def measure(options: Options) -> Report:
             "completions that the server counted",
             sum(int(v) for name, v in counted.items() if name.startswith(COMPLETIONS)),
             count + compared,
+        ),
+        Check.same(
+            "time per request",
+            "completions cut short by their time",
+            int(counted.get(TIMED_OUT, 0)),
+            0,
         ),
         Check.same(
             "time per request",

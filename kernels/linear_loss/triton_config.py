@@ -32,10 +32,12 @@ class Tile:
     """Stages there, if other than `stages`."""
 
     def crowded(self) -> "Tile":
-        """Its columns stay, and with them the layout of partial sums."""
+        """Its columns stay, and with them the layout of partial sums. Fewer rows are worked through
+        whole: their halves spill up to 136 bytes on sm_90 with triton 3.6."""
         return replace(
             self,
             rows=self.crowded_rows or self.rows,
+            subtiles=1 if self.crowded_rows else self.subtiles,
             stages=self.crowded_stages or self.stages,
         )
 
@@ -78,6 +80,8 @@ class Tiles:
 
 PAIR_SUBTILES = 2 if TRITON_VERSION < (3, 7) else 1
 """Whole tiles spill with triton 3.6, halves with 3.9: `make compile` fails with the other one."""
+PAIR_DEPTH = 32 if TRITON_VERSION < (3, 7) else 16
+"""Of float32 pairs: the other depth spills in 3 configurations with either version."""
 BLACKWELL = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=4, crowded_rows=64),
     pair_statistics=Tile(128, 32, 64, warps=8, stages=3, crowded_rows=64, crowded_stages=2),
@@ -94,14 +98,14 @@ HOPPER = Tiles(
 )
 AMPERE = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=3),
-    pair_statistics=Tile(128, 64, 32, warps=8, stages=3, crowded_rows=64),
+    pair_statistics=Tile(128, 64, 64, warps=8, stages=3, crowded_rows=64),
     hidden_product=Tile(128, 128, 64, warps=8, stages=3),
     weight_product=Tile(128, 128, 64, warps=8, stages=3),
     tma=False,
 )
 FLOAT32 = Tiles(
     statistics=Tile(64, 64, 16, warps=8, stages=2),
-    pair_statistics=Tile(32, 32, 16, warps=8, stages=2),
+    pair_statistics=Tile(32, 32, PAIR_DEPTH, warps=8, stages=2),
     hidden_product=Tile(64, 64, 32, warps=8, stages=2),
     weight_product=Tile(64, 64, 16, warps=8, stages=3),
     tma=False,
