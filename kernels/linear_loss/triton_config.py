@@ -81,7 +81,8 @@ class Tiles:
 PAIR_SUBTILES = 2 if TRITON_VERSION < (3, 7) else 1
 """Whole tiles spill with triton 3.6, halves with 3.9: `make compile` fails with the other one."""
 PAIR_DEPTH = 32 if TRITON_VERSION < (3, 7) else 16
-"""Of float32 pairs: the other depth spills in 3 configurations with either version."""
+"""Of float32 pairs: the other depth spills in 3 configurations with either version; with 3.6 one
+spills 8 bytes at this one too."""
 BLACKWELL = Tiles(
     statistics=Tile(128, 128, 64, warps=8, stages=4, crowded_rows=64),
     pair_statistics=Tile(128, 32, 64, warps=8, stages=3, crowded_rows=64, crowded_stages=2),
