@@ -137,7 +137,7 @@ def test_equals_easyocr(name):
         assert line.score == pytest.approx(score, abs=SCORE)
 
 
-@pytest.mark.skipif("amx" not in _cpu.linear_levels(), reason="other units round otherwise")
+@pytest.mark.skipif("amx" not in _cpu.linear_levels(), reason="needs AMX, bit for bit")
 @pytest.mark.parametrize("name", PICTURES)
 def test_equals_easyocr_in_mixed_precision(name):
     assert engine("bf16").name.startswith("openvino-bf16:")
