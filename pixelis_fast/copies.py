@@ -13,8 +13,9 @@ were said before a copy.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ CHOSEN = ("compare",)
 PRINTED = "<", "seconds"
 """Words around a time beside a frame."""
 DIGITS = re.compile(r"[\d.]+")
+PLACE = re.compile(r"\d+|,")
 
 Number = tuple[str, ...]
 """Its words."""
@@ -143,11 +145,13 @@ def shared_end(said: Sequence[str], end: int, other: int, *, limit: int) -> int:
 
 def copied_numbers(example: Example, words: Sequence[str]) -> Iterator[tuple[int, int]]:
     """The same of imitated calls' times, from those that the prompt prints, and of the decimals
-    that imitated thoughts quote, from where a tool said them first."""
+    that imitated thoughts quote, from where a tool said them first; of a place's numbers, from
+    where it said them last."""
     trajectory = example.trajectory
     said = [words[token] for token in trajectory.ids]
     printed = printed_times(said, trajectory)
-    told = numbers_of(said, tokens_with(trajectory, TokenRole.OBSERVATION))
+    observed = tokens_with(trajectory, TokenRole.OBSERVATION)
+    told = numbers_of(said, observed)
     for step, is_imitated in zip(trajectory.steps, example.imitated, strict=True):
         if not is_imitated:
             continue
@@ -158,6 +162,25 @@ def copied_numbers(example: Example, words: Sequence[str]) -> Iterator[tuple[int
         decimals = [first for number, first in numbers_of(said, thought).items() if "." in number]
         earlier = {number: at for number, at in told.items() if at < step.start}
         yield from copies_at(decimals, said, within=thought, found=earlier)
+        yield from copied_places(thought, said, [at for at in observed if at < step.start])
+
+
+def copied_places(
+    thought: Sequence[int], said: Sequence[str], observed: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Of the box that a thought quotes, "158,276,243,339", from where it was observed last."""
+    texts = [said[index] for index in observed]
+    for place in (list(run) for is_place, run in groupby(thought, in_place(said)) if is_place):
+        words = [said[index] for index in place]
+        starts = range(len(texts) - len(words), -1, -1)
+        found = (start for start in starts if texts[start : start + len(words)] == words)
+        start = next(found, None) if words.count(",") == 3 else None
+        if start is not None:
+            yield from zip(place, observed[start:], strict=False)
+
+
+def in_place(said: Sequence[str]) -> Callable[[int], bool]:
+    return lambda index: PLACE.fullmatch(said[index]) is not None
 
 
 def copies_at(

@@ -178,6 +178,23 @@ def test_decimals_of_a_thought_are_copied_from_where_a_tool_said_them_first():
     assert before[0] == "area"
 
 
+def test_a_place_in_a_thought_is_copied_from_where_a_tool_said_it_last():
+    parts = (
+        ("the ball moves, where is it, 1, at the end", TokenRole.PROMPT),
+        ("<tool_call>", TokenRole.OPERATION),
+        ("[[0.0,15,20,30,40],[0.2,15,20,30,40],[0.4,9,8,7,6]]", TokenRole.OBSERVATION),
+        ("it moves, 1, then\n15,20,30,40\n", TokenRole.THOUGHT),
+        ("<answer>no</answer><|im_end|>", TokenRole.ANSWER),
+    )
+    made, words = spoken(parts, [(1, 2), (3, 5)], answer="no", calls=(None,))
+    found = list(copied_numbers(example(made), words))
+    said = pairs_of(found, made, words)
+    assert all(token == source for token, source in said)
+    assert "".join(token for token, _ in said) == "15,20,30,40"
+    behind = [words[token] for token in made.ids[: found[0][1]]]
+    assert "".join(behind).endswith("[0.2,"), "not the first of the two"
+
+
 def test_a_guided_head_learns_to_look_at_what_is_copied_and_to_say_it():
     policy = random_policy(PRESETS["unit"])
     guidance = Guidance(head_dim=policy.config.text.head_dim, num_layers=4)

@@ -2,13 +2,13 @@
 
     python -m pixelis_fast.data.prepare runs/pixelworld/train --count 6000 --grounding 6000
 
-Four kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
+Five kinds. Whole chains: a plan of the task, run; one whose tools did not lead to the answer is
 left out and counted. Grounding: one call and nothing behind it, which needs no tool and so costs
 only the picture: the task's first call, and one for things in it that nobody asked for. Close
 looks: a crop as the picture itself; what a wide one wants is a closer look, what a close one wants
 is the bare answer, about every glyph of a panel. Retold chains: other observations, and only what
-follows from them imitated (retold.py). Some whole chains begin with a trap: a wrong call, what came
-back, and its correction.
+follows from them imitated (retold.py). Drills: numbers without a picture (drills.py). Some whole
+chains begin with a trap: a wrong call, what came back, and its correction.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rich.table import Table
 
 from pixelis_fast.agent import AgentConfig, OpenPolicy, open_policy
 from pixelis_fast.data.cota import CotaTurn
+from pixelis_fast.data.drills import DRILL, Drills
 from pixelis_fast.data.evident import is_evident
 from pixelis_fast.data.labels import (
     NUM_LABELS,
@@ -46,12 +47,14 @@ from pixelis_fast.data.pixelworld.media import save_media
 from pixelis_fast.data.pixelworld.task import Task, WorldObject
 from pixelis_fast.data.pixelworld.world import PixelWorld
 from pixelis_fast.data.plans import (
+    CLOSER_LOOKS,
     LOOKS,
     WEIGHED,
     can_look_first,
     closer,
     inside,
     looking_closer,
+    placing,
     planned,
     restated,
     restating,
@@ -66,7 +69,7 @@ from pixelis_fast.data.prepared import (
     example_from_json,
     whole_lines,
 )
-from pixelis_fast.data.retold import FAMILIES, retold
+from pixelis_fast.data.retold import FAMILIES, pieces_of, retold
 from pixelis_fast.data.siblings import siblings
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import trapped
@@ -81,7 +84,7 @@ CLOSE = "-close-"
 """In the ids of samples whose picture is a crop."""
 RETOLD = "-retold-"
 """In the ids of samples whose observations are not the tools'."""
-SINGLE_KINDS = ("grounding", "close", "retold", "direct")
+SINGLE_KINDS = ("grounding", "close", "retold", "drill", "direct")
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,17 @@ class PrepareConfig:
     retold: int = 0
     """Tasks whose shortest chain is told again with other observations."""
     retold_per_task: int = 6
+    drills: int = 0
+    """Groups of exercises in numbers."""
+
+    @property
+    def num_drawn(self) -> int:
+        """Tasks whose pictures are needed."""
+        return max(self.whole, self.grounding, self.direct, self.close, self.retold)
 
     @property
     def num_tasks(self) -> int:
-        return max(self.whole, self.grounding, self.direct, self.close, self.retold)
+        return max(self.num_drawn, self.drills)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ class Preparer:
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
         self.opened = opened_policy(config.policy)
+        self.pieces = pieces_of(self.opened.tokenizer)
         self.tools: ToolBox = open_tools(ToolConfig())
         self.views = Views(self.tools, self.opened.limits)
         prompt = PromptBuilder(self.opened.tokenizer, TOOL_SCHEMAS)
@@ -161,9 +172,9 @@ class Preparer:
         if rng.random() < self.config.trap_share:
             turns = trapped(turns, task, rng)
         chain = self.run(task, media, turns)
-        if chain is None or task.family not in WEIGHED:
+        if chain is None or task.family not in (*WEIGHED, "track"):
             return chain
-        turns, thought = weighing(chain.turns, chain.thought, task.question, chain.trajectory)
+        turns, thought = quoted(task, chain)
         return Chain(turns, thought, self.built(task, media, turns, thought))
 
     def run(self, task: Task, media: Media, turns: Sequence[CotaTurn]) -> Chain | None:
@@ -190,7 +201,7 @@ class Preparer:
         rng = np.random.default_rng((self.config.seed, 4, number_of(task)))
         said = [step.observation.text for step in chain.trajectory.steps if step.observation]
         for number in range(self.config.retold_per_task):
-            told = retold(task, chain.turns, said, rng)
+            told = retold(task, chain.turns, said, rng, pieces=self.pieces)
             sample = replace(
                 self.sample(task, media),
                 id=f"{task.id}{RETOLD}{number}",
@@ -200,6 +211,10 @@ class Preparer:
                 sample, told.turns, answer=told.answer, thought=told.thought
             )
             yield Example(trajectory, told.imitated, task.family, task.difficulty)
+
+    def drills(self, number: int) -> Iterator[Example]:
+        rng = np.random.default_rng((self.config.seed, 5, number))
+        return Drills(self.builder, self.config.split).group(number, rng)
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)
@@ -224,13 +239,15 @@ class Preparer:
         rng = np.random.default_rng((self.config.seed, 3, number_of(task)))
         for number in range(self.config.close_per_picture):
             workspace = Workspace((media,))
-            look = ToolCall("zoom", {"media": 0, "box": last.call.arguments["box"]})
-            [(crop, view)] = crops_of(self.tools.run(rounded(shaken(look, rng)), workspace))
-            wide = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}-wide")
-            yield self._single(wide, closer(last, view, task, media=0), task), view
+            first = ToolCall("zoom", {"media": 0, "box": last.call.arguments["box"]})
+            [(crop, view)] = crops_of(self.tools.run(rounded(shaken(first, rng)), workspace))
+            for look in range(CLOSER_LOOKS[last.call.operation]):
+                sample = replace(self.sample(task, crop), id=f"{task.id}{CLOSE}{number}-wide{look}")
+                yield self._single(sample, closer(last, view, task, media=0), task), view
+                if last.call.operation == "zoom":
+                    call = rounded(shaken(inside("zoom", view, task, media=look + 1), rng))
+                    [(crop, view)] = crops_of(self.tools.run(call, workspace))
             if last.call.operation == "zoom":
-                call = rounded(shaken(inside("zoom", view, task, media=1), rng))
-                [(crop, view)] = crops_of(self.tools.run(call, workspace))
                 for place, one in enumerate(siblings(task)):
                     near = replace(self.sample(one, crop), id=f"{task.id}{CLOSE}{number}-{place}")
                     yield self._answered(near, one, view), view
@@ -277,6 +294,13 @@ class Preparer:
             for media, view in crops_of(step.observation)
         }
         return {name: labels for name, labels in found.items() if labels is not None}
+
+
+def quoted(task: Task, chain: Chain) -> tuple[list[CotaTurn], str]:
+    """The turns and the answer's thought, with what they say again of the observations."""
+    if task.family in WEIGHED:
+        return weighing(chain.turns, chain.thought, task.question, chain.trajectory)
+    return chain.turns, placing(task.question, chain.trajectory)
 
 
 def hardness(task: Task, num_calls: int) -> float:
@@ -345,7 +369,11 @@ def prepare(folder: Path, config: PrepareConfig, world: PixelWorldConfig) -> Pat
     with PreparedWriter(folder, header=header_of(config), patch=patch) as out:
         done = out.last_number + 1
         for number in track(range(done, config.num_tasks), "preparing"):
-            add_task(out, preparer, generator.task(config.split, number), number)
+            if number < config.num_drawn:
+                add_task(out, preparer, generator.task(config.split, number), number)
+            if number < config.drills:
+                for example in preparer.drills(number):
+                    out.add(example, preparer.views.patches, labels={}, number=number)
             if number % 50 == 0:
                 out.flush()
     counts = dict(sorted(counts_of(folder, config).items()))
@@ -359,7 +387,7 @@ def header_of(config: PrepareConfig) -> dict[str, Any]:
         *("policy", "split", "seed", "trap_share"),
         *("asked_per_picture", "close_per_picture", "retold_per_task"),
     )
-    known = ("whole", "grounding", "direct", "close", "retold")
+    known = ("whole", "grounding", "direct", "close", "retold", "drills")
     kinds = [kind for kind in known if getattr(config, kind)]
     found = {name: getattr(config, name) for name in shared}
     return found | {"kinds": kinds, "num_labels": list(NUM_LABELS)}
@@ -376,7 +404,7 @@ def counts_of(folder: Path, config: PrepareConfig) -> Counter[str]:
 
 
 def single_kind(example: Example) -> str:
-    for mark in (CLOSE, RETOLD):
+    for mark in (CLOSE, RETOLD, DRILL):
         if mark in example.trajectory.sample.id:
             return mark.strip("-")
     return "grounding" if example.trajectory.answer is None else "direct"
@@ -423,13 +451,14 @@ def command(
     direct: Annotated[int, typer.Option(help="Tasks with the bare answer.")] = 0,
     close: Annotated[int, typer.Option(help="Tasks answered from a crop too.")] = 0,
     retold: Annotated[int, typer.Option(help="Tasks told with other observations.")] = 0,
+    drills: Annotated[int, typer.Option(help="Groups of exercises in numbers.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
     policy: Annotated[str, typer.Option(help="Whose tokens and pixel limits.")] = "pixelworld-5m",
 ) -> None:
     """Prepares PixelWorld's traces for supervised training."""
     config = PrepareConfig(
-        split, count, grounding, direct, seed, policy, close=close, retold=retold
+        split, count, grounding, direct, seed, policy, close=close, retold=retold, drills=drills
     )
     prepare(folder, config, PixelWorldConfig(seed=seed))
     table = Table("examples", "count")

@@ -196,9 +196,10 @@ class Prepared:
         # In this order a folder that is still being written gives whole examples only.
         self.examples += [example_from_json(row) for row in whole_lines(folder / EXAMPLES)]
         pictures = dict(map(picture_from_json, whole_lines(folder / PICTURES)))
-        pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
         self.pictures |= pictures
-        self._pixels |= dict.fromkeys(pictures, pixels)
+        if pictures:  # A folder of drills has no pixels, and an empty file cannot be mapped.
+            pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
+            self._pixels |= dict.fromkeys(pictures, pixels)
 
     def patches(self, media_id: str) -> Patches:
         """Normalised as the tower takes them, fp32."""

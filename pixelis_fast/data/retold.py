@@ -10,6 +10,7 @@ place. The pictures stay: what is changed cannot be read off them at a policy's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from pixelis_fast.data.pixelworld.task import Task
 from pixelis_fast.data.pixelworld.words import code_text, is_of_split
 from pixelis_fast.data.plans import LOOKS, quoting, restated
 from pixelis_fast.observations import compact_json
+from pixelis_fast.policy.tokenizer import Tokenizer
 
 FAMILIES = ("read", "compare", "multi")
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
@@ -49,19 +51,24 @@ class Retold:
 
 
 def retold(
-    task: Task, turns: Sequence[CotaTurn], said: Sequence[str], rng: np.random.Generator
+    task: Task,
+    turns: Sequence[CotaTurn],
+    said: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    pieces: Sequence[str],
 ) -> Retold:
-    """Of the shortest plan: its turns, which restate the question, and what the tools said."""
+    """Of the shortest plan: its turns, which restate the question, and what the tools said;
+    `pieces`: of words that a sign may say."""
     contents: list[dict[str, Any]] = [json.loads(text) for text in said]
     if task.family == "read":
-        return _with_other_text(task, turns, contents, rng)
+        return _with_other_text(task, turns, contents, other_text(rng, task.split, pieces))
     return _with_other_areas(task, turns, contents, rng)
 
 
 def _with_other_text(
-    task: Task, turns: Sequence[CotaTurn], contents: list[dict[str, Any]], rng: np.random.Generator
+    task: Task, turns: Sequence[CotaTurn], contents: list[dict[str, Any]], text: str
 ) -> Retold:
-    text = other_text(rng, task.split)
     contents[-1]["lines"][0]["text"] = text
     return Retold(list(_told(turns, contents)), restated(task.question), text)
 
@@ -103,12 +110,24 @@ def other_areas(rng: np.random.Generator) -> tuple[float, float]:
             return pair if rng.random() < 0.5 else pair[::-1]
 
 
-def other_text(rng: np.random.Generator, split: str) -> str:
-    """A made-up word, letters or a code, of the split's own texts."""
+def pieces_of(tokenizer: Tokenizer) -> list[str]:
+    """The tokens that words are written with. A policy that had copied codes and made-up words
+    alone wrote 'ro' for 'bird', which is one token: 9 of 22 signs that it had found."""
+    texts = tokenizer.hf.batch_decode([[index] for index in range(tokenizer.vocab_size)])
+    return [text for text in texts if re.fullmatch(r"[a-z]{1,8}", text)]
+
+
+def other_text(rng: np.random.Generator, split: str, pieces: Sequence[str]) -> str:
+    """A code, a made-up word or, as often, one of tokens; of the split's own texts."""
     while True:
-        text = (_word, _letters, code_text)[rng.integers(3)](rng)
+        draw = rng.integers(6)
+        text = (_word, _letters, code_text)[draw](rng) if draw < 3 else _pieced(rng, pieces)
         if is_of_split(text, split):
             return text
+
+
+def _pieced(rng: np.random.Generator, pieces: Sequence[str]) -> str:
+    return "".join(pieces[n] for n in rng.integers(len(pieces), size=rng.integers(1, 4)))
 
 
 def _word(rng: np.random.Generator) -> str:

@@ -48,15 +48,23 @@ class TraceBuilder:
         self._views, self._tools = views, tools
 
     def build(
-        self, sample: Sample, turns: Sequence[CotaTurn], *, answer: str | None, thought: str = ""
+        self,
+        sample: Sample,
+        turns: Sequence[CotaTurn],
+        *,
+        answer: str | None,
+        thought: str = "",
+        told: Sequence[Observation] = (),
     ) -> Trajectory:
-        """Runs every call; without an answer the trajectory ends with its last call, not run."""
+        """Runs every call, or takes what is told of it; without an answer the trajectory ends with
+        its last call, not run."""
         trajectory = self._open(sample)
         workspace = Workspace(sample.media)
         for index, turn in enumerate(turns):
             self._say(trajectory, call_text(turn), workspace.original(turn.call))
             if answer is not None or index + 1 < len(turns):
-                self._observe(trajectory, self._tools.run(turn.call, workspace), turn)
+                seen = told[index] if told else self._tools.run(turn.call, workspace)
+                self._observe(trajectory, seen, turn)
         if answer is not None:
             self._say(trajectory, f"{thought}<answer>{answer}</answer>", None)
             trajectory.answer = answer

@@ -129,9 +129,11 @@ class StepPictures:
 
 
 def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples that show the same media, in the order the media came."""
+    """Examples that show the same media, in the order the media came; of those that show none, the
+    ones that are numbered together."""
     groups: dict[tuple[str, ...], list[Example]] = {}
     for example in examples:
-        shown = tuple(media.id for media in example.trajectory.sample.media)
-        groups.setdefault(shown, []).append(example)
+        sample = example.trajectory.sample
+        shown = tuple(media.id for media in sample.media)
+        groups.setdefault(shown or (sample.id.rpartition("-")[0],), []).append(example)
     return list(groups.values())

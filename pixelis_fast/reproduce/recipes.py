@@ -34,6 +34,7 @@ REWARDS = {
     "cc-rft without curiosity": RewardConfig(curiosity=0.0),
     "task reward only": RewardConfig.task_only(),
 }
+CHAIN_KINDS = ("whole", "grounding", "close", "retold", "drills")
 TTRL_RATE = 1e-3
 SCRATCH = "pixelworld-5m"
 
@@ -72,16 +73,16 @@ def grounding_config(
 def chains_config(
     data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
 ) -> SftConfig:
-    """On whole chains, and as many draws of single steps: places inside crops are learned from
-    those, and what follows from an observation from retold chains."""
+    """On whole chains, and more draws of single steps: places inside crops are learned from those,
+    and what follows from an observation from retold chains and drills."""
     return SftConfig(
         tower_rate=0.5,
-        data=tuple(str(data / kind) for kind in ("whole", "grounding", "close", "retold")),
+        data=tuple(str(data / kind) for kind in CHAIN_KINDS),
         out=str(out),
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         loss=loss,
-        curriculum=Curriculum(grounding_kept=0.5, hardest_from=0.2),
+        curriculum=Curriculum(grounding_kept=0.7, hardest_from=0.2),
         batch_tokens=budget.sft_tokens,
         **shared(budget),
         seed=seed,

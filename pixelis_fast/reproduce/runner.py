@@ -36,6 +36,7 @@ from pixelis_fast.reproduce.measure import (
     questions_of_test,
 )
 from pixelis_fast.reproduce.recipes import (
+    CHAIN_KINDS,
     CHAINS,
     REWARDS,
     SCRATCH,
@@ -224,8 +225,8 @@ class Reproduction:
         return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
-        self._prepare("whole")
-        self._prepare("retold")
+        for kind in CHAIN_KINDS:
+            self._prepare(kind)
         ground = self._grounded(seed, plain=loss == UNIFORM)
         out = self._folder(seed, arm)
         config = chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss)
@@ -247,6 +248,7 @@ class Reproduction:
             "direct": replace(none, direct=self.budget.whole),
             "close": replace(none, close=self.budget.close),
             "retold": replace(none, retold=self.budget.whole),
+            "drills": replace(none, drills=self.budget.whole),
         }[kind]
         folder, world = self._data / kind, PixelWorldConfig(seed=WORLD_SEED)
         once(folder, lambda: prepare(folder, config, world))

@@ -270,19 +270,21 @@ def test_a_wide_look_wants_a_closer_one_and_that_gives_the_answer(family):
     found = list(preparer.close(task, stored(preparer.tools, task)))
     panel = task.evidence[0].box
     asked = len(list(siblings(task)))
-    assert len(found) == 3 * (1 + asked)
+    assert len(found) == 3 * (2 + asked)
     for example, view in found:
         assert holds(view, panel)
         assert len(example.trajectory.steps) == 1
         assert not example.is_whole
         assert example.trajectory.sample.media[0].width < task.frames.shape[2]
-    for first in range(0, len(found), 1 + asked):
-        (wide, around), *near = found[first : first + 1 + asked]
+    for first in range(0, len(found), 2 + asked):
+        (wide, around), (closer, inside), *near = found[first : first + 2 + asked]
+        assert area(inside) < area(around) / 3 < 50_000
         for (close, view), one in zip(near, siblings(task), strict=True):
-            assert area(view) < area(around) / 3 < 50_000
+            assert area(view) < 0.8 * area(inside)
             assert close.trajectory.answer == one.answer
-        [step] = wide.trajectory.steps
-        assert holds(outer_box(around, tuple(step.call.arguments["box"])), panel)
+        for example, view in ((wide, around), (closer, inside)):
+            [step] = example.trajectory.steps
+            assert holds(outer_box(view, tuple(step.call.arguments["box"])), panel)
 
 
 def holds(view, box) -> bool:
@@ -301,12 +303,13 @@ def test_a_chain_about_a_panel_ends_with_a_look_inside_the_crop_before(family, t
     for number in range(4):
         task = world.task("train", number)
         trajectory = preparer.whole(task, stored(preparer.tools, task)).trajectory
-        *before, around, closer = [step for step in trajectory.steps if step.observation]
-        zooms = [step for step in (*before, around) if step.call.operation == "zoom"]
-        assert closer.call.crop == len(zooms) - 1
-        views = [json.loads(step.observation.text)["view"] for step in (around, closer)]
-        assert holds(views[1], task.evidence[0].box)
+        *before, around, closer, last = [step for step in trajectory.steps if step.observation]
+        zooms = [step for step in (*before, around, closer) if step.call.operation == "zoom"]
+        assert (closer.call.crop, last.call.crop) == (len(zooms) - 2, len(zooms) - 1)
+        views = [json.loads(s.observation.text)["view"] for s in (around, closer, last)]
+        assert all(holds(view, task.evidence[0].box) for view in views)
         assert area(views[1]) < area(views[0]) / 2
+        assert area(views[2]) < 0.8 * area(views[1])
 
 
 @pytest.mark.parametrize("family", ["read", "multi"])
@@ -353,8 +356,9 @@ def test_close_looks_are_labelled_by_what_they_show(tmp_path):
     world = PixelWorldConfig(backgrounds="procedural", families={"spatial": 1.0})
     prepare(tmp_path, PrepareConfig(whole=0, grounding=0, close=3), world)
     data = Prepared([tmp_path], PatchShape())
-    # Three crops of each: a wide one, and a near one with a question about every glyph.
-    assert len(data.examples) == 3 * 3 * 4
+    # Three times three crops of each: two that want a closer look, and a near one with a question
+    # about every glyph.
+    assert len(data.examples) == 3 * 3 * 5
     # A panel is in each crop: one of its tokens says so.
     assert all(any(row[2] > 0 for row in stored.labels) for stored in data.pictures.values())
 
