@@ -57,7 +57,7 @@ class CopiedRows:
     copies_G: Tensor
     """False at the end of an answer: what stands behind the source is looked at and not said."""
     said_S: Tensor
-    """Rows of all that the tools said before a copy, and of the numbers that were copied."""
+    """Rows of all that the tools said before a copy, and of what was copied; never none."""
 
     def to(self, device: torch.device) -> CopiedRows:
         return CopiedRows(*(part.to(device) for part in vars(self).values()))
@@ -72,8 +72,9 @@ def copied_rows(examples: Sequence[Example], words: Sequence[str]) -> CopiedRows
         numbers = list(copied_numbers(example, words))
         found += [(start + t - 1, start, start + source, True) for t, source in answer + numbers]
         found += [(start + t, start, start + source + 1, False) for t, source in answer[-1:]]
-        said += [start + token for token in said_tokens(trajectory)] if answer else []
-        said += sorted({start + source for _, source in numbers})
+        told = {source for _, source in answer + numbers}
+        told.update(said_tokens(trajectory) if answer else ())
+        said += [start + token for token in sorted(told)]
         start += len(trajectory.ids)
     if not found:
         return None

@@ -143,6 +143,18 @@ def test_a_choice_is_copied_from_the_question_that_the_last_turn_restates():
     assert list(copied_tokens(example(made, imitated=(True,), task="spatial"), words)) == []
 
 
+def test_what_is_copied_without_any_tool_is_said_too():
+    """A batch of drills has no observation, and a loss over none would not be a number."""
+    parts = (
+        ("which is larger, 7.1 or 6.4", TokenRole.PROMPT),
+        ("which is larger, 7.1 or 6.4\n", TokenRole.THOUGHT),
+        ("<answer>7.1</answer><|im_end|>", TokenRole.ANSWER),
+    )
+    made, words = spoken(parts, [(1, 3)], answer="7.1")
+    rows = copied_rows([example(made, imitated=(True,), task="compare")], words)
+    assert [words[made.ids[row]] for row in rows.said_S] == ["7", ".", "1"]
+
+
 def test_times_of_a_call_are_copied_from_those_beside_the_frames():
     call = '{"name":"track","arguments":{"media":0,"start":0.0,"end":2.5}}'
     head, arguments = call.split('"media"')
