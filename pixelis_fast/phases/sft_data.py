@@ -8,12 +8,15 @@ once for all, and only the question can tell them apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pixelis_fast.data.prepared import Example, StoredPicture
+
+GROUP_TOKENS = 512
+"""Of the single calls on one picture that are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class StepExamples:
             raise ValueError("examples: expected at least one, got none")
         whole = [example for example in examples if example.is_whole]
         self._whole = sorted(whole, key=lambda example: example.difficulty)
-        self._grounding = by_picture([example for example in examples if not example.is_whole])
+        groups = by_picture([example for example in examples if not example.is_whole])
+        self._grounding = [part for group in groups for part in parts_of(group)]
         self._curriculum, self._seed, self._batch_tokens = curriculum, seed, batch_tokens
 
     def draw(self, step: int, progress: float) -> list[Example]:
@@ -82,13 +86,13 @@ class StepExamples:
         room = self._batch_tokens
         while room > 0:
             some = self._some(rng, progress)
-            room -= sum(len(example.trajectory.ids) for example in some)
+            room -= num_tokens(some)
             if room >= 0 or not drawn:
                 drawn += some
         return drawn
 
     def _some(self, rng: np.random.Generator, progress: float) -> list[Example]:
-        """One whole chain, or all single calls on one picture."""
+        """One whole chain, or some single calls on one picture."""
         share = self._curriculum.whole_share(progress)
         if not self._grounding or (self._whole and rng.random() < share):
             count = max(1, round(len(self._whole) * self._curriculum.hardness(progress)))
@@ -126,6 +130,22 @@ class StepPictures:
             if name not in drawn and (room >= 0 or not drawn):
                 drawn.append(name)
         return drawn
+
+
+def parts_of(group: Sequence[Example]) -> Iterator[list[Example]]:
+    """A group in runs of so many tokens. A draw that does not fit ends a step: six retold chains
+    of one picture, 1,800 tokens, left most steps of 2,048 at a third of their room."""
+    part: list[Example] = []
+    for example in group:
+        if part and num_tokens([*part, example]) > GROUP_TOKENS:
+            yield part
+            part = []
+        part.append(example)
+    yield part
+
+
+def num_tokens(examples: Sequence[Example]) -> int:
+    return sum(len(example.trajectory.ids) for example in examples)
 
 
 def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
