@@ -12,8 +12,9 @@ from pixelis_fast.answers import answer_rows, contents_of
 from pixelis_fast.copies import words_of
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.words import COLORS, SHAPES
-from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepare import prepare
 from pixelis_fast.data.prepared import SEEN, Prepared, labels_of
+from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.guidance import Guidance, WatchedAttention, said_alone
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS

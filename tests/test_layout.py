@@ -22,7 +22,7 @@ PEERS = ({"phases", "eval"}, {"reproduce", "serve"})
 """Folders of one height that do not import each other."""
 UPWARDS = {
     # It opens a checkpoint folder as the agent does, and nobody opens one in a second way.
-    ("data/prepare.py", "agent"),
+    ("data/preparer.py", "agent"),
 }
 PHASES = ("sft", "rft", "ttrl")
 

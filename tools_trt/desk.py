@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pixelis_fast.tools_trt.call_stats import CallStats, SchedulerStats
+from pixelis_fast.tools_trt.heap import Heap
 from pixelis_fast.tools_trt.pixels.tiers import TierStore
 from pixelis_fast.tools_trt.work_queue import DeadlineError, Job, Priority, Ticket, Work, WorkQueue
 
@@ -186,9 +187,11 @@ def refused(error: Exception) -> Ticket:
 
 def serve(desk: Desk) -> None:
     """A compute thread's life. It holds no work while it waits for more."""
+    heap = Heap()
     while (turn := desk.next_turn()) is not None:
         desk.run(turn)
         del turn
+        heap.worked()
 
 
 def outcomes_of(works: Sequence[Work]) -> Sequence[Any]:

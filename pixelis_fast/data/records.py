@@ -21,8 +21,8 @@ from rich.progress import track
 
 from pixelis_fast.data.cota import FILE_NAME, CotaRecord, read_records, write_records
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, Task, save_media
-from pixelis_fast.data.prepare import Chain, PrepareConfig, Preparer, hardness
 from pixelis_fast.data.prepared import Example, PreparedWriter
+from pixelis_fast.data.preparer import Chain, PrepareConfig, Preparer, hardness
 from pixelis_fast.data.traces import imitated
 from pixelis_fast.plain_errors import plainly
 

@@ -18,8 +18,9 @@ from rich.progress import track
 
 from pixelis_fast.agent import Agent
 from pixelis_fast.data.pixelworld import PixelWorldConfig
-from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepare import prepare
 from pixelis_fast.data.prepared import cut_torn_line, whole_lines
+from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.data.shift import ShiftConfig
 from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.phases import rft, sft

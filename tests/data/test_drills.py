@@ -11,8 +11,9 @@ from pixelis_fast.data.evident import THIRDS_X, THIRDS_Y, third
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.pixelworld.track import PLACES
 from pixelis_fast.data.pixelworld.words import WORDINGS
-from pixelis_fast.data.prepare import PrepareConfig, Preparer, counts_of, prepare
+from pixelis_fast.data.prepare import counts_of, prepare
 from pixelis_fast.data.prepared import Prepared
+from pixelis_fast.data.preparer import PrepareConfig, Preparer
 from pixelis_fast.phases.sft_data import by_picture
 from pixelis_fast.policy.limits import PatchShape
 

@@ -8,8 +8,9 @@ import pytest
 
 from pixelis_fast.data.cota import FILE_NAME, CotaRecord, CotaTurn, read_records, write_records
 from pixelis_fast.data.pixelworld import PixelWorldConfig
-from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepare import prepare
 from pixelis_fast.data.prepared import Prepared
+from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.data.records import pixelworld_records, prepare_records
 from pixelis_fast.policy.limits import PatchShape
 from pixelis_fast.tools import ToolError

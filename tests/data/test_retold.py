@@ -12,8 +12,9 @@ from pixelis_fast.data.labels import shown_at
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.pixelworld.words import is_of_split
 from pixelis_fast.data.plans import can_look_first, planned
-from pixelis_fast.data.prepare import PrepareConfig, Preparer, counts_of, prepare, stored
+from pixelis_fast.data.prepare import counts_of, prepare, stored
 from pixelis_fast.data.prepared import Prepared
+from pixelis_fast.data.preparer import PrepareConfig, Preparer
 from pixelis_fast.data.retold import other_areas, other_text
 from pixelis_fast.data.siblings import siblings
 from pixelis_fast.policy.limits import PatchShape

@@ -11,17 +11,12 @@ import torch
 
 from pixelis_fast.agent import AgentConfig, build_agent
 from pixelis_fast.crops import outer_box
+from pixelis_fast.data.asked import questions_about
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.world import PixelWorld
 from pixelis_fast.data.plans import restated, restating, rounded, shaken, timed, weighing
-from pixelis_fast.data.prepare import (
-    PrepareConfig,
-    Preparer,
-    prepare,
-    questions_about,
-    stored,
-)
+from pixelis_fast.data.prepare import prepare, stored
 from pixelis_fast.data.prepared import (
     EXAMPLES,
     PIXELS,
@@ -31,6 +26,7 @@ from pixelis_fast.data.prepared import (
     PreparedWriter,
     labels_of,
 )
+from pixelis_fast.data.preparer import PrepareConfig, Preparer
 from pixelis_fast.data.siblings import siblings
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.data.traps import moved

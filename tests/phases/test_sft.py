@@ -19,8 +19,9 @@ from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.copies import words_of
 from pixelis_fast.data.labels import NUM_LABELS
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
-from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepare import prepare
 from pixelis_fast.data.prepared import Example, Prepared
+from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, check_tower_alone, guide_weight, main
 from pixelis_fast.phases.sft_data import Curriculum, StepExamples, StepPictures

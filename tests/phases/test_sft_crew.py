@@ -13,7 +13,8 @@ from torch import nn
 
 from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
-from pixelis_fast.data.prepare import PrepareConfig, prepare
+from pixelis_fast.data.prepare import prepare
+from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, main
 from pixelis_fast.phases.sft_crew import Crew, run_crew
