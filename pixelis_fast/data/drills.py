@@ -1,32 +1,33 @@
-"""Exercises in what follows from numbers, without a picture.
+"""Exercises in what follows from a tool's words, without a picture.
 
-A chain says one pair of areas, or one track, in hundreds of tokens; a policy that has seen ten
-thousand chains still calls 5.8 larger than 6.5, and a box at the left edge the right one. Here an
-example is such a pair or such a track and what is said of it.
+A chain says one pair of areas, one track or one sign in hundreds of tokens; a policy that has seen
+ten thousand chains still calls 5.8 larger than 6.5, a box at the left edge the right one, and
+writes 'stm' for 'street', whose 'reet' no other word has. Here an example is such a pair, such a
+track or such a text and what is said of it.
 
 Shapes: R = rows of a track.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.pixelworld.track import BALL_SHARE, PLACES, SLOTS
-from pixelis_fast.data.pixelworld.words import WORDINGS
+from pixelis_fast.data.pixelworld.words import COLORS, FURTHER, SHAPES, WORDINGS
 from pixelis_fast.data.plans import place_said, quoting, restated
 from pixelis_fast.data.prepared import Example
-from pixelis_fast.data.retold import other_areas
+from pixelis_fast.data.retold import other_areas, other_text
 from pixelis_fast.data.traces import TraceBuilder
 from pixelis_fast.observations import compact_json
 from pixelis_fast.types import Observation, Sample, ToolCall
 
 DRILL = "-drill-"
 """In the ids of samples without a picture."""
-PAIRS = 8
-"""Comparisons of a group."""
+PAIRS, TEXTS = 8, 8
+"""Comparisons and signs of a group."""
 ROWS = 4, 17
 """Of a track: fewest, most."""
 FRAME_S = 0.1, 0.2
@@ -41,21 +42,23 @@ class Drills:
         for example in Drills(builder, "train").group(7, rng): ...
     """
 
-    def __init__(self, builder: TraceBuilder, split: str) -> None:
-        self._builder, self._split = builder, split
+    def __init__(self, builder: TraceBuilder, split: str, pieces: Sequence[str]) -> None:
+        """`pieces`: of words that a sign may say."""
+        self._builder, self._split, self._pieces = builder, split, pieces
 
     def group(self, number: int, rng: np.random.Generator) -> Iterator[Example]:
-        """A track and some comparisons."""
+        """A track, some signs and some comparisons."""
         name = f"{self._split}-{number}{DRILL}"
         yield self._track(f"track-{name}0", rng)
+        for text in range(TEXTS):
+            yield self._sign(f"read-{name}{text}", rng)
         for pair in range(PAIRS):
             yield self._comparison(f"compare-{name}{pair}", rng)
 
     def _comparison(self, name: str, rng: np.random.Generator) -> Example:
         """Which of two decimals is larger, asked as it is of two things."""
         areas = other_areas(rng)
-        asked, _ = WORDINGS["compare"]
-        template = str(rng.choice(asked)).replace("the {", "{")
+        template = str(rng.choice(wordings("compare"))).replace("the {", "{")
         question = template.format(x=areas[0], y=areas[1])
         thought = quoting(restated(question), question, areas)
         sample = Sample(name, (), question, answer=str(max(areas)))
@@ -67,22 +70,39 @@ class Drills:
         across = bool(rng.integers(2))
         start, end = rng.integers(3, size=2)
         (_, at), (answer, _) = PLACES[across][start], PLACES[across][end]
-        question = str(rng.choice(WORDINGS["track"][0])).format(at=at)
+        question = str(rng.choice(wordings("track"))).format(at=at)
         rows = track_of(int(start), int(end), rng, across=across)
         said = compact_json({"track": rows, "mask": 0, "degraded": True})
-        box = rows[0][1:]
-        turn = CotaTurn(
-            f"i follow the ball {at}",
-            ToolCall("track", {"media": 0, "box": box, "start": 0.0, "end": rows[-1][0]}),
-        )
+        times = {"start": 0.0, "end": rows[-1][0]}
+        call = ToolCall("track", {"media": 0, "box": rows[0][1:], **times})
+        thought = restated(question, f"{place_said(rows[-1])}\n")
+        sample = Sample(name, (), question, answer=answer)
+        return self._told(sample, CotaTurn(f"i follow the ball {at}", call), said, thought)
+
+    def _sign(self, name: str, rng: np.random.Generator) -> Example:
+        """What a sign says, as a reader would tell it."""
+        text = other_text(rng, self._split, self._pieces)
+        thing = f"{rng.choice(list(COLORS))} {rng.choice(SHAPES)}"
+        question = str(rng.choice(wordings("read"))).format(x=thing)
+        x, y = rng.integers(0, 900, 2).tolist()
+        wide, high = rng.integers(40, 100, 2).tolist()
+        said = compact_json({"lines": [{"text": text, "box": [x, y, x + wide, y + high]}]})
+        call = ToolCall("read_text", {"media": 0, "box": [x, y, x + 100, y + 100]})
+        sample = Sample(name, (), question, answer=text)
+        return self._told(sample, CotaTurn("i read the text", call), said, restated(question))
+
+    def _told(self, sample: Sample, turn: CotaTurn, said: str, thought: str) -> Example:
+        """One call, not run, and the answer that follows from what is said of it."""
+        told = [Observation(said)]
         trajectory = self._builder.build(
-            Sample(name, (), question, answer=answer),
-            [turn],
-            answer=answer,
-            thought=restated(question, f"{place_said(rows[-1])}\n"),
-            told=[Observation(said)],
+            sample, [turn], answer=sample.answer, thought=thought, told=told
         )
-        return Example(trajectory, (False, True), "track", 0.0)
+        return Example(trajectory, (False, True), sample.id.partition("-")[0], 0.0)
+
+
+def wordings(use: str) -> tuple[str, ...]:
+    """Of train."""
+    return WORDINGS[use][0] + FURTHER[use]
 
 
 def track_of(

@@ -182,7 +182,7 @@ class Preparer:
 
     def drills(self, number: int) -> Iterator[Example]:
         rng = np.random.default_rng((self.config.seed, 5, number))
-        return Drills(self.builder, self.config.split).group(number, rng)
+        return Drills(self.builder, self.config.split, self.pieces).group(number, rng)
 
     def direct(self, task: Task, media: Media) -> Example:
         trajectory = self.builder.build(self.sample(task, media), [], answer=task.answer)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from pixelis_fast.copies import copied_numbers, words_of
-from pixelis_fast.data.drills import PAIRS, ROWS, track_of
+from pixelis_fast.copies import copied_numbers, copied_tokens, words_of
+from pixelis_fast.data.drills import PAIRS, ROWS, TEXTS, track_of, wordings
 from pixelis_fast.data.evident import THIRDS_X, THIRDS_Y, third
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.pixelworld.track import PLACES
-from pixelis_fast.data.pixelworld.words import WORDINGS
+from pixelis_fast.data.pixelworld.words import FURTHER, WORDINGS, is_of_split
 from pixelis_fast.data.prepare import counts_of, prepare
 from pixelis_fast.data.prepared import Prepared
 from pixelis_fast.data.preparer import PrepareConfig, Preparer
@@ -35,11 +35,12 @@ def said(preparer, example) -> str:
     return preparer.opened.tokenizer.decode(trajectory.ids[trajectory.steps[-1].start :])
 
 
-def test_a_group_is_a_track_and_comparisons_without_a_picture(examples):
-    assert [e.task for e in examples] == ["track", *["compare"] * PAIRS] * GROUPS
+def test_a_group_is_a_track_signs_and_comparisons_without_a_picture(examples):
+    kinds = ["track", *["read"] * TEXTS, *["compare"] * PAIRS]
+    assert [e.task for e in examples] == kinds * GROUPS
     assert all(e.trajectory.sample.media == () for e in examples)
     assert not any(e.is_whole for e in examples)
-    assert len(by_picture(examples)) == 2 * GROUPS, "tracks and comparisons are drawn apart"
+    assert len(by_picture(examples)) == 3 * GROUPS, "of each kind apart"
 
 
 def test_the_larger_number_is_the_answer(preparer, examples):
@@ -69,6 +70,18 @@ def test_a_track_ends_where_the_answer_says_and_the_thought_quotes_it(preparer, 
         assert ends(rows) >= {trajectory.answer}
 
 
+def test_a_sign_s_answer_is_what_was_read(preparer, examples):
+    words = words_of(preparer.opened.tokenizer)
+    signs = [e for e in examples if e.task == "read"]
+    for example in signs:
+        trajectory = example.trajectory
+        [line] = json.loads(trajectory.steps[0].observation.text)["lines"]
+        assert line["text"] == trajectory.answer
+        assert is_of_split(trajectory.answer, "train")
+        assert list(copied_tokens(example, words)), "the copy is guided"
+    assert len({e.trajectory.answer for e in signs}) > 0.9 * len(signs)
+
+
 def ends(rows) -> set[str]:
     _, x0, y0, x1, y1 = rows[-1]
     return {third((x0 + x1) / 2, THIRDS_X), third((y0 + y1) / 2, THIRDS_Y)}
@@ -89,8 +102,8 @@ def test_tracks_go_from_place_to_place_inside_the_frame(across):
 
 def test_wordings_are_those_of_training(examples):
     starts = {
-        use: tuple(text.split("{")[0].removesuffix("the ") for text in WORDINGS[use][0])
-        for use in ("compare", "track")
+        use: tuple(text.split("{")[0].removesuffix("the ") for text in wordings(use))
+        for use in ("compare", "read", "track")
     }
     assert all(e.trajectory.sample.question.startswith(starts[e.task]) for e in examples)
 
@@ -100,6 +113,13 @@ def test_they_are_prepared_without_drawing_a_task_and_are_repeatable(tmp_path, m
     config = PrepareConfig(whole=0, grounding=0, drills=2)
     for name in "ab":
         prepare(tmp_path / name, config, PixelWorldConfig(backgrounds="procedural"))
-    assert counts_of(tmp_path / "a", config) == {"drill": 2 * (1 + PAIRS)}
+    assert counts_of(tmp_path / "a", config) == {"drill": 2 * (1 + TEXTS + PAIRS)}
     a, b = (Prepared([tmp_path / name], PatchShape()).examples for name in "ab")
     assert [e.trajectory.ids for e in a] == [e.trajectory.ids for e in b]
+
+
+@pytest.mark.parametrize("use", sorted(WORDINGS))
+def test_no_wording_of_training_is_one_of_tests_own(use):
+    usual, own = WORDINGS[use]
+    assert not set(own) & {*usual, *FURTHER[use]}
+    assert not set(usual) & set(FURTHER[use])

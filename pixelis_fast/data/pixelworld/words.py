@@ -1,7 +1,7 @@
 """Colours, shapes, codes and the wording of questions.
 
-Train and val share wordings; test asks partly in others, made of words that train uses. The texts
-on signs are of one split alone: a checksum of the text says which.
+Train and val share wordings, train has further ones; test asks partly in its own, made of words
+that train uses. The texts on signs are of one split alone: a checksum of the text says which.
 """
 
 from __future__ import annotations
@@ -109,10 +109,79 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+FURTHER: dict[str, tuple[str, ...]] = {
+    "read": (
+        "what does the sign near the {x} say",
+        "read the sign beside the {x}",
+        "what text is next to the {x}",
+        "which word or code is near the {x}",
+        "there is a sign near the {x}, read it",
+        "what is written on the sign beside the {x}",
+    ),
+    "compare": (
+        "which is bigger, the {x} or the {y}",
+        "the {x} or the {y}, which one is larger",
+        "what is larger, the {x} or the {y}",
+        "of the {x} and the {y}, which is bigger",
+        "is the {x} larger or the {y}",
+        "which of the two is larger, the {x} or the {y}",
+    ),
+    "count": (
+        "how many dots are near the {x}",
+        "count the dots beside the {x}",
+        "how many dots are in the panel next to the {x}",
+        "count the dots in the panel near the {x}",
+        "near the {x} is a panel, how many dots are in it",
+    ),
+    "spatial_shape": (
+        "which shape is {at} in the panel next to the {x}",
+        "what shape is {at} in the panel beside the {x}",
+        "beside the {x} is a panel, what is {at}",
+        "in the panel near the {x}, which shape is {at}",
+    ),
+    "spatial_color": (
+        "which color is {at} in the panel next to the {x}",
+        "what color is {at} in the panel beside the {x}",
+        "beside the {x} is a panel, what color is {at}",
+        "in the panel near the {x}, which color is {at}",
+    ),
+    "track": (
+        "where is the ball at the end that starts {at}",
+        "follow the ball {at}, where is it at the end",
+        "the ball starts {at}, where does it stop",
+        "where does the ball {at} end",
+    ),
+    "localize_appearance": (
+        "when is the {x} first seen",
+        "at which second is there a {x}",
+    ),
+    "localize_change": (
+        "when does the background change",
+        "at which second is there a new scene",
+    ),
+    "localize_motion": (
+        "when does the {x} begin to move",
+        "at which second does the {x} begin to move",
+    ),
+    "multi": (
+        "what does the sign next to the bigger {x} say",
+        "read the sign beside the bigger {x}",
+        "what is written near the larger {x}",
+        "which word or code is beside the bigger {x}",
+        "read the text next to the larger {x}",
+        "what does the text beside the larger {x} say",
+    ),
+}
+"""Of train alone, none of them test's own: behind two to four wordings a kind, a policy had 72 % of
+val's questions right and 59 % of test's."""
+
+
 def wording(brief: Brief, use: str, **fields: str) -> str:
-    """A question; test asks in its own wordings as often as in train's."""
+    """A question; test asks in its own wordings as often as in train's and val's."""
     usual, own = WORDINGS[use]
     choices = own if brief.split == "test" and brief.chance(0.5) else usual
+    if brief.split == "train":
+        choices += FURTHER[use]
     template = choices[brief.whole(0, len(choices) - 1)]
     return template.format(**fields) + ("?" if brief.chance(0.5) else "")
 
