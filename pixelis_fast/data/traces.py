@@ -56,8 +56,10 @@ class TraceBuilder:
         thought: str = "",
         told: Sequence[Observation] = (),
     ) -> Trajectory:
-        """Runs every call, or takes what is told of it; without an answer the trajectory ends with
-        its last call, not run."""
+        """Runs every call, or takes what is told of each; without an answer the trajectory ends
+        with its last call, not run."""
+        if told and len(told) != len(turns) - (answer is None):
+            raise ValueError(f"told: expected one per call that is run, got {len(told)}")
         trajectory = self._open(sample)
         workspace = Workspace(sample.media)
         for index, turn in enumerate(turns):

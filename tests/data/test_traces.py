@@ -155,6 +155,15 @@ def test_examples_come_back_exactly(agent, builder, sample, tmp_path):
     assert second == pytest.approx([1.5 / columns, 0.5 / rows, 1 / columns, 1 / rows])
 
 
+def test_what_is_told_of_a_call_takes_the_place_of_running_it(builder, sample):
+    turns = [replace(turn, observation=None) for turn in TURNS[:1]]
+    said = '{"told":1}'
+    built = builder.build(sample, turns, answer="3", told=[Observation(said)])
+    assert [step.observation for step in built.steps] == [Observation(said), None]
+    with pytest.raises(ValueError, match="told: expected one per call that is run, got 2"):
+        builder.build(sample, turns, answer="3", told=[Observation(said)] * 2)
+
+
 def test_a_torn_line_is_cut_and_writing_goes_on(agent, builder, sample, tmp_path):
     built = builder.build(sample, TURNS[:1], answer=None)
     example = Example(built, (True,), "count", 0.5)

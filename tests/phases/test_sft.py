@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,14 @@ from pixelis_fast.data.prepared import Example, Prepared
 from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.sft import SftConfig, SftRun, check_tower_alone, guide_weight, main
-from pixelis_fast.phases.sft_data import Curriculum, StepExamples, StepPictures
+from pixelis_fast.phases.sft_data import (
+    GROUP_TOKENS,
+    Curriculum,
+    StepExamples,
+    StepPictures,
+    num_tokens,
+    parts_of,
+)
 from pixelis_fast.phases.sft_loss import LossConfig, SftModel
 from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.limits import PRESET_LIMITS, PatchShape
@@ -256,6 +264,16 @@ def test_the_curriculum_goes_from_single_calls_to_chains_and_from_easy_to_hard(c
     assert [e.trajectory.ids for e in draw(3, 0.5)] == [e.trajectory.ids for e in draw(3, 0.5)]
     with pytest.raises(ValueError, match="grounding_until <= whole_from"):
         Curriculum(grounding_until=0.6, whole_from=0.3)
+
+
+def test_many_calls_on_one_picture_are_drawn_in_parts(data):
+    """A draw that does not fit ends a step, so none may be most of one."""
+    group = [e for e in Prepared([data], PatchShape()).examples if not e.is_whole] * 20
+    parts = list(parts_of(group))
+    assert [e for part in parts for e in part] == group
+    assert len(parts) > 2
+    assert all(len(part) == 1 or num_tokens(part) <= GROUP_TOKENS for part in parts)
+    assert all(num_tokens([*a, b[0]]) > GROUP_TOKENS for a, b in pairwise(parts)), "each is full"
 
 
 def test_an_adapter_is_not_guided():
