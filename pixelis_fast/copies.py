@@ -33,6 +33,8 @@ PRINTED = "<", "seconds"
 """Words around a time beside a frame."""
 DIGITS = re.compile(r"[\d.]+")
 PLACE = re.compile(r"\d+|,")
+COMMAS = 3
+"""Of a box."""
 
 Number = tuple[str, ...]
 """Its words."""
@@ -170,14 +172,15 @@ def copied_places(
     thought: Sequence[int], said: Sequence[str], observed: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """Of the box that a thought quotes, "158,276,243,339", from where it was observed last."""
-    texts = [said[index] for index in observed]
-    for place in (list(run) for is_place, run in groupby(thought, in_place(said)) if is_place):
-        words = [said[index] for index in place]
-        starts = range(len(texts) - len(words), -1, -1)
-        found = (start for start in starts if texts[start : start + len(words)] == words)
-        start = next(found, None) if words.count(",") == 3 else None
-        if start is not None:
-            yield from zip(place, observed[start:], strict=False)
+    for is_place, run in groupby(thought, in_place(said)):
+        place = list(run)
+        if not is_place or [said[index] for index in place].count(",") != COMMAS:
+            continue
+        end, count = place[-1] + 1, len(place)
+        for last in reversed(observed):
+            if shared_end(said, end, last + 1, limit=count) == count:
+                yield from zip(place, range(last + 1 - count, last + 1), strict=True)
+                break
 
 
 def in_place(said: Sequence[str]) -> Callable[[int], bool]:

@@ -133,8 +133,8 @@ class StepPictures:
 
 
 def parts_of(group: Sequence[Example]) -> Iterator[list[Example]]:
-    """A group in runs of so many tokens. A draw that does not fit ends a step: six retold chains
-    of one picture, 1,800 tokens, left most steps of 2,048 at a third of their room."""
+    """A group in runs of so many tokens. A draw that does not fit ends a step, and six retold
+    chains of one picture are 1,800 tokens: more than one of two processes has of 3,072."""
     part: list[Example] = []
     for example in group:
         if part and num_tokens([*part, example]) > GROUP_TOKENS:

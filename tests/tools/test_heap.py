@@ -35,7 +35,6 @@ def test_memory_is_given_back_once_in_so_many_works(library):
 
 
 def test_a_compute_thread_counts_its_works(library, monkeypatch):
-    monkeypatch.setattr(heap, "TRIM_EVERY", 2)
     monkeypatch.setattr(Heap.__init__, "__defaults__", (2,))
     with Scheduler(TierStore(host_bytes=1 << 16)) as scheduler:
         for number in range(5):
