@@ -106,13 +106,15 @@ def weighing(
     """
     seen = [step.observation for step in trajectory.steps]
     areas = [areas_of([content_of(one) for one in seen[:n] if one]) for n in range(len(seen))]
-    weighed = [
-        replace(turn, thought=quoting(turn.thought, question, known))
-        if turn.call.operation in LOOKS
-        else turn
-        for turn, known in zip(turns, areas, strict=False)
-    ]
-    return weighed, quoting(thought, question, areas[-1])
+    looks = [weighed(turn, question, known) for turn, known in zip(turns, areas, strict=False)]
+    return looks, quoting(thought, question, areas[-1])
+
+
+def weighed(turn: CotaTurn, question: str, areas: Sequence[float]) -> CotaTurn:
+    """A look with the areas it may depend on; any other turn as it is."""
+    if turn.call.operation not in LOOKS:
+        return turn
+    return replace(turn, thought=quoting(turn.thought, question, areas))
 
 
 def placing(question: str, trajectory: Trajectory) -> str:

@@ -26,7 +26,10 @@ class Budget:
     tower_tokens: int = 864
     """Visual tokens per step: 24 pictures of 192 x 192."""
     grounding_steps: int = 2000
-    chain_steps: int = 7000
+    chain_steps: int = 4000
+    drill_steps: int = 900
+    further_steps: int = 3300
+    """Of chains behind the drills."""
     sft_tokens: int = 3072
     """Per step."""
     rft_steps: int = 150
@@ -58,7 +61,9 @@ BUDGETS = {
         tower_steps=2,
         tower_tokens=72,
         grounding_steps=3,
-        chain_steps=3,
+        chain_steps=2,
+        drill_steps=2,
+        further_steps=2,
         sft_tokens=600,
         rft_steps=1,
         prompts=1,
@@ -75,7 +80,8 @@ BUDGETS = {
         whole=20000,
         grounding=20000,
         close=20000,
-        chain_steps=10000,
+        chain_steps=6000,
+        further_steps=4000,
         rft_steps=400,
         test=700,
         processes=1,

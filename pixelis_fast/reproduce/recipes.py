@@ -34,7 +34,10 @@ REWARDS = {
     "cc-rft without curiosity": RewardConfig(curiosity=0.0),
     "task reward only": RewardConfig.task_only(),
 }
-CHAIN_KINDS = ("whole", "grounding", "close", "retold", "drills")
+DRILLS = "drills"
+CHAIN_KINDS = ("whole", "grounding", "close", "retold", DRILLS)
+FURTHER_SEED = 1000
+"""Added for chains behind drills: what a step sees follows from the seed."""
 TTRL_RATE = 1e-3
 SCRATCH = "pixelworld-5m"
 
@@ -82,10 +85,38 @@ def chains_config(
         policy=str(policy),
         optimizer=schedule(8e-4, budget.chain_steps),
         loss=loss,
-        curriculum=Curriculum(grounding_kept=0.7, hardest_from=0.2),
+        curriculum=Curriculum(grounding_kept=0.65, hardest_from=0.2),
         batch_tokens=budget.sft_tokens,
         **shared(budget),
         seed=seed,
+    )
+
+
+def drills_config(
+    data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
+) -> SftConfig:
+    """On drills alone: between chains, copying a text and comparing two numbers come last."""
+    return SftConfig(
+        data=(str(data / DRILLS),),
+        out=str(out),
+        policy=str(policy),
+        optimizer=schedule(8e-4, budget.drill_steps),
+        loss=loss,
+        batch_tokens=budget.sft_tokens,
+        **shared(budget),
+        seed=seed,
+    )
+
+
+def further_config(
+    data: Path, policy: Path, out: Path, budget: Budget, *, seed: int, loss: LossConfig
+) -> SftConfig:
+    """On chains again, which bring back the calls."""
+    config = chains_config(data, policy, out, budget, seed=seed + FURTHER_SEED, loss=loss)
+    return replace(
+        config,
+        optimizer=schedule(8e-4, budget.further_steps),
+        curriculum=replace(config.curriculum, hardest_from=0.0),
     )
 
 
@@ -96,7 +127,7 @@ def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: 
         data=(str(data / "direct"),),
         out=str(out),
         policy=str(policy),
-        optimizer=schedule(8e-4, budget.chain_steps),
+        optimizer=schedule(8e-4, budget.chain_steps + budget.further_steps),
         batch_tokens=budget.sft_tokens,
         **shared(budget),
         seed=seed,

@@ -24,11 +24,13 @@ from pixelis_fast.data.preparer import PrepareConfig
 from pixelis_fast.data.shift import ShiftConfig
 from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.phases import rft, sft
+from pixelis_fast.phases.sft import SftConfig
 from pixelis_fast.phases.sft_loss import LossConfig
 from pixelis_fast.phases.ttrl import learn_from
 from pixelis_fast.phases.ttrl_journal import events_of
 from pixelis_fast.phases.ttrl_types import TtrlConfig
 from pixelis_fast.reproduce.budget import Budget
+from pixelis_fast.reproduce.half_way import save_half_way
 from pixelis_fast.reproduce.measure import (
     ANSWERS,
     WORLD_SEED,
@@ -44,6 +46,8 @@ from pixelis_fast.reproduce.recipes import (
     UNIFORM,
     chains_config,
     direct_config,
+    drills_config,
+    further_config,
     grounding_config,
     rft_config,
     tower_config,
@@ -226,11 +230,27 @@ class Reproduction:
         return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
+        """Chains, drills alone, and chains again from half-way between both."""
         for kind in CHAIN_KINDS:
             self._prepare(kind)
         ground = self._grounded(seed, plain=loss == UNIFORM)
-        out = self._folder(seed, arm)
-        config = chains_config(self._data, ground, out, self.budget, seed=seed, loss=loss)
+        trained = partial(self._trained, seed, loss)
+        chains = trained(f"{arm}, first chains", chains_config, ground)
+        drilled = trained(f"{arm}, drills", drills_config, chains)
+        out = self._folder(seed, f"{arm}, half-way")
+        start = once(out, lambda: save_half_way(chains, drilled, out / sft.POLICY))
+        return trained(arm, further_config, start)
+
+    def _trained(
+        self,
+        seed: int,
+        loss: LossConfig,
+        name: str,
+        configure: Callable[..., SftConfig],
+        start: Path,
+    ) -> Path:
+        out = self._folder(seed, name)
+        config = configure(self._data, start, out, self.budget, seed=seed, loss=loss)
         return once(out, lambda: sft.main(config))
 
     def _sft_policy(self, seed: int) -> Path:

@@ -66,16 +66,20 @@ def test_only_what_follows_from_the_observations_is_imitated(preparer, family):
         assert not example.is_whole
 
 
-def test_a_sign_s_answer_is_what_the_tool_is_said_to_have_read(preparer):
-    texts = set()
-    for task, example in told(preparer, "read"):
+@pytest.mark.parametrize("family", ["read", "multi"])
+def test_a_sign_s_answer_is_what_the_tool_is_said_to_have_read(preparer, family):
+    texts = []
+    for task, example in told(preparer, family):
         answer = example.trajectory.answer
+        if answer is None:
+            continue
         assert f'"text":"{answer}"' in context_of(preparer, example)
         assert is_of_split(answer, task.split)
         assert answer in text_of(preparer, example, {TokenRole.ANSWER})
         assert is_said(example.trajectory), "the copy is guided"
-        texts.add(answer)
-    assert len(texts) > 3 * TIMES - 3, "texts differ"
+        texts.append(answer)
+    assert len(texts) >= TIMES
+    assert len(set(texts)) > len(texts) - 3, "texts differ"
 
 
 def test_who_compares_answers_by_the_areas_that_are_said(preparer):
@@ -94,7 +98,9 @@ def test_who_compares_answers_by_the_areas_that_are_said(preparer):
 
 def test_who_looks_beside_the_larger_keeps_to_the_picture(preparer):
     """The call goes to a place, so the real order stays and the numbers change."""
-    for task, example in told(preparer, "multi"):
+    looks = [one for one in told(preparer, "multi") if one[1].trajectory.answer is None]
+    assert len(looks) >= TIMES
+    for task, example in looks:
         real = preparer.run(task, example.trajectory.sample.media[0], turns_of(preparer, task))
         measured = areas_of([json.loads(s.observation.text) for s in real.trajectory.steps[:-1]])
         thought = text_of(preparer, example, {TokenRole.THOUGHT}).removeprefix(task.question)

@@ -11,7 +11,6 @@ import torch
 
 from pixelis_fast.agent import AgentConfig, build_agent
 from pixelis_fast.crops import outer_box
-from pixelis_fast.data.asked import questions_about
 from pixelis_fast.data.cota import CotaTurn
 from pixelis_fast.data.pixelworld.config import PixelWorldConfig
 from pixelis_fast.data.pixelworld.world import PixelWorld
@@ -431,16 +430,3 @@ def test_a_moved_box_keeps_its_size_and_leaves_the_place():
         assert x0 >= 420 or x1 <= 200 or y0 >= 380 or y1 <= 300
         assert min(x0, y0) >= 0
         assert max(x1, y1) <= 1000
-
-
-def test_questions_beside_a_thing_want_the_plate_next_to_it():
-    task = PixelWorld(PixelWorldConfig(backgrounds="procedural", families={"read": 1.0})).task(
-        "train", 1
-    )
-    marker, sign = task.objects[:2]
-    found = dict(questions_about(marker, [t for t in task.objects if t.kind == "sign"]))
-    name = f"{marker.color} {marker.shape}"
-    assert len(found) == 3
-    assert holds(found[f"look beside the {name}"].call.arguments["box"], sign.box)
-    for text in (f"look at the {name}", f"segment the {name}"):
-        assert holds(found[text].call.arguments["box"], marker.box)

@@ -176,12 +176,17 @@ FURTHER: dict[str, tuple[str, ...]] = {
 val's questions right and 59 % of test's."""
 
 
+def wordings(use: str) -> tuple[str, ...]:
+    """Of train."""
+    return WORDINGS[use][0] + FURTHER[use]
+
+
 def wording(brief: Brief, use: str, **fields: str) -> str:
     """A question; test asks in its own wordings as often as in train's and val's."""
     usual, own = WORDINGS[use]
     choices = own if brief.split == "test" and brief.chance(0.5) else usual
     if brief.split == "train":
-        choices += FURTHER[use]
+        choices = wordings(use)
     template = choices[brief.whole(0, len(choices) - 1)]
     return template.format(**fields) + ("?" if brief.chance(0.5) else "")
 
