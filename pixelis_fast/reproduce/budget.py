@@ -16,6 +16,9 @@ class Budget:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    start: str = ""
+    """A preset that ships weights, or a checkpoint's folder, which all arms go on from; without,
+    they begin with random weights."""
     whole: int = 5000
     """Tasks with a whole chain to imitate."""
     grounding: int = 5000
@@ -74,6 +77,18 @@ BUDGETS = {
         threads=1,
         processes=1,
     ),
+    "short": replace(
+        CPU,
+        start="pixelworld-5m",
+        whole=2000,
+        grounding=2000,
+        close=2000,
+        chain_steps=300,
+        further_steps=300,
+        rft_steps=40,
+        ttrl_queries=120,
+        shifts=("lighting", "noise"),
+    ),
     "cpu": CPU,
     "gpu": replace(
         CPU,
@@ -88,4 +103,5 @@ BUDGETS = {
         device="cuda",
     ),
 }
-"""quick proves that every arm runs; its numbers mean nothing."""
+"""quick proves that every arm runs; its numbers mean nothing. short goes on from the policy that
+ships: its seeds are of order and draws, not of first weights."""

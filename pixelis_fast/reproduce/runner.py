@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.progress import track
 
-from pixelis_fast.agent import Agent
+from pixelis_fast.agent import TRAINED_PRESETS, Agent
 from pixelis_fast.data.pixelworld import PixelWorldConfig
 from pixelis_fast.data.prepare import prepare
 from pixelis_fast.data.prepared import cut_torn_line, whole_lines
@@ -114,7 +114,9 @@ class Reproduction:
     def tasks(self, seed: int) -> Iterator[ArmTask]:
         yield ArmTask("no tools", partial(self._no_tools, seed))
         yield ArmTask("sft", partial(self._sft, seed))
-        yield ArmTask("sft, uniform weights, no heads", partial(self._uniform_sft, seed))
+        if not self.budget.start:
+            # What it lacks, a policy that is there already has learned with.
+            yield ArmTask("sft, uniform weights, no heads", partial(self._uniform_sft, seed))
         for arm in REWARDS:
             yield ArmTask(arm, partial(self._rft, seed, arm))
         yield ArmTask("ttrl in domain", partial(self._ttrl, seed, "ttrl in domain", None))
@@ -221,6 +223,8 @@ class Reproduction:
 
     def _grounded(self, seed: int, *, plain: bool = False) -> Path:
         """Without heads there is nothing to teach a tower of its own: it starts with the rest."""
+        if self.budget.start:
+            return Path(TRAINED_PRESETS.get(self.budget.start, self.budget.start))
         self._prepare("grounding")
         self._prepare("close")
         loss = UNIFORM if plain else LossConfig()
@@ -230,11 +234,14 @@ class Reproduction:
         return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
-        """Chains, drills alone, and chains again from half-way between both."""
+        """Chains, drills alone, and chains again from half-way between both; of these, a policy
+        that is there already sees the last."""
         for kind in CHAIN_KINDS:
             self._prepare(kind)
         ground = self._grounded(seed, plain=loss == UNIFORM)
         trained = partial(self._trained, seed, loss)
+        if self.budget.start:
+            return trained(arm, further_config, ground)
         chains = trained(f"{arm}, first chains", chains_config, ground)
         drilled = trained(f"{arm}, drills", drills_config, chains)
         out = self._folder(seed, f"{arm}, half-way")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelis_fast.agent import AgentConfig, open_policy
+from pixelis_fast.agent import TRAINED_PRESETS, AgentConfig, open_policy
 from pixelis_fast.checkpoint_folder import save_folder
 from pixelis_fast.phases import sft
 from pixelis_fast.policy.config import PRESETS
@@ -54,11 +54,15 @@ def test_policies_of_other_shapes_have_no_mean(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-class Prepared(Reproduction):
-    """Nothing to train on, and a policy to start from."""
+class Unprepared(Reproduction):
+    """Nothing to train on."""
 
     def _prepare(self, kind):
         pass
+
+
+class Grounded(Unprepared):
+    """And a policy to start from."""
 
     def _grounded(self, seed, *, plain=False):
         return saved(self.out / "grounded", 0)
@@ -72,7 +76,7 @@ def test_drills_stand_between_two_goes_of_chains(tmp_path, monkeypatch):
         return saved(Path(config.out) / sft.POLICY, len(configs))
 
     monkeypatch.setattr(runner.sft, "main", trained)
-    run = Prepared(tmp_path, BUDGETS["quick"])
+    run = Grounded(tmp_path, BUDGETS["quick"])
     policy = run._chains(0, "sft", CHAINS)
     first, drills, again = configs
     assert policy == Path(again.out) / sft.POLICY
@@ -86,3 +90,19 @@ def test_drills_stand_between_two_goes_of_chains(tmp_path, monkeypatch):
     assert again.seed != first.seed, "what a step sees follows from the seed"
     assert run._chains(0, "sft", CHAINS) == policy
     assert len(configs) == 3, "each is trained once"
+
+
+def test_a_policy_that_is_there_already_sees_further_chains_alone(tmp_path, monkeypatch):
+    configs = []
+
+    def trained(config):
+        configs.append(config)
+        return saved(Path(config.out) / sft.POLICY, 1)
+
+    monkeypatch.setattr(runner.sft, "main", trained)
+    run = Unprepared(tmp_path, BUDGETS["short"])
+    assert "sft, uniform weights, no heads" not in run.arms()
+    run._chains(0, "sft", CHAINS)
+    [further] = configs
+    assert Path(further.policy) == TRAINED_PRESETS[BUDGETS["short"].start]
+    assert further.optimizer.total_steps == BUDGETS["short"].further_steps
