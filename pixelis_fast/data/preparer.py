@@ -24,12 +24,12 @@ from pixelis_fast.data.plans import (
     CLOSER_LOOKS,
     LOOKS,
     WEIGHED,
-    can_look_first,
     closer,
     inside,
     looking_closer,
     placing,
     planned,
+    plans_of,
     restated,
     restating,
     rounded,
@@ -133,7 +133,7 @@ class Preparer:
         """A plan of the task, run; None where its observations do not show the answer."""
         rng = np.random.default_rng((self.config.seed, 1, number_of(task)))
         # The shortest plan as often as all longer ones together.
-        plans = [plan for plan in task.plans if can_look_first(plan)]
+        plans = plans_of(task)
         longer = len(plans) > 1 and rng.random() < 0.5
         plan = plans[rng.integers(1, len(plans)) if longer else 0]
         turns = planned(plan, self.views.tokens(media).timestamps_s)
@@ -160,7 +160,7 @@ class Preparer:
 
     def retold(self, task: Task, media: Media) -> Iterator[Example]:
         """The shortest chain with other observations; none where the real ones show no answer."""
-        plan = next(plan for plan in task.plans if can_look_first(plan))
+        plan = plans_of(task)[0]
         if task.family not in FAMILIES:
             return
         chain = self.run(task, media, planned(plan, self.views.tokens(media).timestamps_s))
@@ -191,7 +191,7 @@ class Preparer:
     def grounding(self, task: Task, media: Media) -> Iterator[Example]:
         """Single calls, not run: the task's own, then of other things in the picture."""
         rng = np.random.default_rng((self.config.seed, 2, number_of(task)))
-        plans = [plan for plan in task.plans if can_look_first(plan)]
+        plans = plans_of(task)
         plan = plans[rng.integers(len(plans))]
         turns = planned(plan, self.views.tokens(media).timestamps_s)
         yield self._single(self.sample(task, media), turns[0], task)
@@ -201,7 +201,7 @@ class Preparer:
     def close(self, task: Task, media: Media) -> Iterator[tuple[Example, Box]]:
         """With what each crop shows: the call that a wide one wants, and the bare answer to a
         closer one; none where a plan of the task ends with something else than a look."""
-        last = next(plan for plan in task.plans if can_look_first(plan))[-1]
+        last = plans_of(task)[0][-1]
         if last.call.operation not in LOOKS or len(task.frames) > 1:
             return
         rng = np.random.default_rng((self.config.seed, 3, number_of(task)))

@@ -11,7 +11,7 @@ from pixelis_fast.data.evident import areas_of, is_evident
 from pixelis_fast.data.labels import shown_at
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig
 from pixelis_fast.data.pixelworld.words import is_of_split
-from pixelis_fast.data.plans import can_look_first, planned
+from pixelis_fast.data.plans import planned, plans_of
 from pixelis_fast.data.prepare import counts_of, prepare, stored
 from pixelis_fast.data.prepared import Prepared
 from pixelis_fast.data.preparer import PrepareConfig, Preparer
@@ -112,7 +112,7 @@ def test_who_looks_beside_the_larger_keeps_to_the_picture(preparer):
 
 
 def turns_of(preparer: Preparer, task):
-    plan = next(plan for plan in task.plans if can_look_first(plan))
+    plan = plans_of(task)[0]
     media = stored(preparer.tools, task)
     return planned(plan, preparer.views.tokens(media).timestamps_s)
 
