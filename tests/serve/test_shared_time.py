@@ -23,12 +23,13 @@ class Forwards:
 
     def __init__(self, engine, monkeypatch) -> None:
         self.told: list[tuple[int, int]] = []
-        self.go_on = threading.Event()
+        self.waits, self.go_on = threading.Event(), threading.Event()
         self._engine, self._extend = engine, engine.extend
         monkeypatch.setattr(engine, "extend", self)
 
     def __call__(self, sessions, chunks, **options):
         if self.num_alone == self.ALONE:
+            self.waits.set()
             assert self.go_on.wait(PATIENCE_S)
         opening = [
             self._engine.num_new(chunk, session=session)
@@ -69,7 +70,8 @@ def stream_beside(server, forwards: Forwards) -> None:
     stream = server.client.chat.completions.create(
         model=MODEL, messages=messages, max_tokens=400, stream=True
     )
-    wait_for(lambda: forwards.num_alone == Forwards.ALONE)
+    # Between two forwards the loop takes in what is queued: only within one is it seen to queue.
+    assert forwards.waits.wait(PATIENCE_S)
     # Under a tenant of its own: no earlier test's kept prompt supplies it.
     options = {"max_tokens": 2, "user": secrets.token_hex(4)}
     asked = threading.Thread(target=server.ask, args=[text(PROMPT)], kwargs=options)
