@@ -3,7 +3,7 @@
 A chain says one pair of areas, one track or one sign in hundreds of tokens; a policy that has seen
 ten thousand chains still calls 5.8 larger than 6.5, a box at the left edge the right one, and
 writes 'stm' for 'street', whose 'reet' no other word has. Here an example is such a pair, such a
-track or such a text and what is said of it.
+track or such a text and what is said of it. What is learned without a picture holds behind one.
 
 Shapes: R = rows of a track.
 """

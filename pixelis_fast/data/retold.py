@@ -5,8 +5,7 @@ says the signs' words it knows instead of copying a new one, and chooses between
 24 of 51 test questions right. Here the observations say texts and areas drawn at random, and only
 the turn that depends on them is imitated: the answer, or as often, behind two areas and a sign, the
 look that they decide on. Areas keep their order where that turn is a call to a place. The pictures
-stay: what is changed cannot be read off them at a policy's resolution; and copying a word that was
-learned without pictures fails behind them (27 of 95, where all 22 without were right).
+stay: what is changed cannot be read off them at a policy's resolution.
 """
 
 from __future__ import annotations
