@@ -1,8 +1,8 @@
 """Questions about things that no task asks for, and the one call that each wants.
 
 They come in the wordings of tasks too, and first about things that share their colour with another:
-ten of twenty first looks that missed the panel lay beside a thing of the right colour and the wrong
-shape.
+seven of twenty first looks that missed the plate lay beside a thing of the right colour and the
+wrong shape.
 """
 
 from __future__ import annotations

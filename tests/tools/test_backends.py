@@ -186,7 +186,7 @@ def test_a_library_of_the_system_tells_its_version():
 
 
 def test_a_graph_that_loads_and_does_not_run_is_a_named_error(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="needs onnx: the `export` extra")
     value = onnx.helper.make_tensor_value_info
     three = value("x", onnx.TensorProto.FLOAT, [3])
     one = value("y", onnx.TensorProto.FLOAT, [1])
