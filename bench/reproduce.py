@@ -74,8 +74,8 @@ def rows_of(options: Options, budget: Budget, out: Path) -> list[Row]:
     return reproduction.run(arms=chosen, on_row=partial(keep, budget, out))
 
 
-def keep(budget: Budget, out: Path, rows: list[Row]) -> None:
-    STDERR.print(f"{rows[-1]['arm']}, seed {rows[-1]['seed']}", markup=False)
+def keep(budget: Budget, out: Path, row: Row, rows: list[Row]) -> None:
+    STDERR.print(f"{row['arm']}, seed {row['seed']}", markup=False)
     save(rows, budget, out)
 
 

@@ -1,7 +1,7 @@
 """Where a reproduction keeps what it made: one folder per seed and arm, with its row once measured.
 
 The folder belongs to one budget. Seeds may be added to it, and threads changed: both leave what is
-there as it is.
+there as it is. Several processes may make rows in it at once; each is made by one of them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.reproduce.budget import Budget
+from pixelis_fast.reproduce.held import held
 
 Row = dict[str, Any]
 ROW, MADE, BUDGET = "row.json", "made.json", "budget.json"
+ROW_LOCK, MADE_LOCK, BUDGET_LOCK = "row.lock", "made.lock", "budget.lock"
 MAY_CHANGE = ("threads", "seeds")
 
 
@@ -32,9 +34,9 @@ class RowFolder:
 
     def claim(self) -> None:
         """From now on the folder is of this budget; ValueError where it is of another."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        if not self._is_claimed():
-            write_whole(self.out / BUDGET, json.dumps(self._settings(), indent=1) + "\n")
+        with held(self.out / BUDGET_LOCK, wait=True):
+            if not self._is_claimed():
+                write_whole(self.out / BUDGET, json.dumps(self._settings(), indent=1) + "\n")
 
     def _is_claimed(self) -> bool:
         path, wanted = self.out / BUDGET, self._settings()
@@ -51,13 +53,17 @@ class RowFolder:
     def folder(self, seed: int, arm: str) -> Path:
         return self.out / f"seed-{seed}" / slug(arm)
 
-    def row(self, arm: str, seed: int, make: Callable[[], Row]) -> Row:
-        """What is measured stays; what is not is made."""
+    def row(self, arm: str, seed: int, make: Callable[[], Row], *, wait: bool = True) -> Row | None:
+        """What is measured stays; what is not is made. None where another process makes it and we
+        do not wait for that."""
         path = self.folder(seed, arm) / ROW
         if not path.is_file():
-            made = {"arm": arm, "seed": seed, "threads": self.budget.threads} | make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(made, indent=1))
+            with held(path.with_name(ROW_LOCK), wait=wait) as ours:
+                if not ours:
+                    return None
+                if not path.is_file():
+                    made = {"arm": arm, "seed": seed, "threads": self.budget.threads} | make()
+                    write_whole(path, json.dumps(made, indent=1))
         return json.loads(path.read_text())
 
     def found(self, arms: Iterable[str]) -> list[Row]:
@@ -78,9 +84,12 @@ def slug(arm: str) -> str:
 
 
 def once(folder: Path, make: Callable[[], Path]) -> Path:
-    """What `make` gave when it last ran to its end in this folder; else it runs."""
+    """What `make` gave when it last ran to its end in this folder; else it runs, or another
+    process that is at it is waited for."""
     note = folder / MADE
     if not note.is_file():
-        made = make()
-        write_whole(note, json.dumps({"made": str(made.relative_to(folder))}))
+        with held(folder / MADE_LOCK, wait=True):
+            if not note.is_file():
+                made = make()
+                write_whole(note, json.dumps({"made": str(made.relative_to(folder))}))
     return folder / json.loads(note.read_text())["made"]

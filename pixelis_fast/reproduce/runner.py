@@ -2,7 +2,7 @@
 
 Each arm has a folder with its run and, once measured, row.json. An arm is made of the one it builds
 on, which is made first. Killed and started again, the whole goes on where it stopped: data,
-training, test-time learning, answers.
+training, test-time learning, answers. Started again while it runs, it shares the work.
 """
 
 from __future__ import annotations
@@ -88,20 +88,27 @@ class Reproduction:
         self,
         *,
         arms: Collection[str] | None = None,
-        on_row: Callable[[list[Row]], None] = lambda rows: None,
+        on_row: Callable[[Row, list[Row]], None] = lambda row, rows: None,
     ) -> list[Row]:
-        """Every row: {"arm", "seed", columns …}; `on_row` gets those there are after each.
+        """Every row: {"arm", "seed", columns …}; `on_row` gets each as it comes, and all there are.
 
-        ValueError where the folder is of another budget.
+        Rows that another process makes are left to it, and waited for at the end. ValueError where
+        the folder is of another budget.
         """
         self.rows.claim()
-        rows: list[Row] = []
-        for seed in self.budget.seeds:
-            for task in self.tasks(seed):
-                if arms is None or task.name in arms:
-                    rows.append(self.rows.row(task.name, seed, task.run))
-                    on_row(rows)
-        return rows
+        left = [
+            (seed, task)
+            for seed in self.budget.seeds
+            for task in self.tasks(seed)
+            if arms is None or task.name in arms
+        ]
+        for wait in (False, True):
+            for seed, task in left[:]:
+                row = self.rows.row(task.name, seed, task.run, wait=wait)
+                if row is not None:
+                    left.remove((seed, task))
+                    on_row(row, self.collect(arms=arms))
+        return self.collect(arms=arms)
 
     def collect(self, *, arms: Collection[str] | None = None) -> list[Row]:
         """The rows that are there already, and nothing made."""

@@ -13,6 +13,7 @@ from pixelis_fast.eval.arm_run import write_whole
 from pixelis_fast.eval.intervals import t_interval
 from pixelis_fast.reproduce.budget import Budget
 from pixelis_fast.reproduce.goals import Goal, Goals
+from pixelis_fast.reproduce.held import held
 from pixelis_fast.reproduce.rows import Row
 
 COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
@@ -111,5 +112,6 @@ def in_markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def save(rows: Sequence[Row], budget: Budget, out: Path) -> None:
     """table.md and rows.json of what is measured so far."""
     found = [asdict(goal) for goal in goals(rows, budget)]
-    write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
-    write_whole(out / "rows.json", json.dumps({"rows": list(rows), "goals": found}, indent=1))
+    with held(out / "table.lock", wait=True):
+        write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
+        write_whole(out / "rows.json", json.dumps({"rows": list(rows), "goals": found}, indent=1))

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -18,6 +23,7 @@ from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_types import TtrlEvent, TtrlStatus
 from pixelis_fast.reproduce import runner
 from pixelis_fast.reproduce.budget import BUDGETS
+from pixelis_fast.reproduce.held import held
 from pixelis_fast.reproduce.measure import LIMITS, measure, questions_of_test
 from pixelis_fast.reproduce.recipes import (
     UNIFORM,
@@ -28,7 +34,7 @@ from pixelis_fast.reproduce.recipes import (
     tower_config,
     ttrl_config,
 )
-from pixelis_fast.reproduce.rows import ROW, RowFolder, once
+from pixelis_fast.reproduce.rows import ROW, ROW_LOCK, RowFolder, once
 from pixelis_fast.reproduce.runner import ArmTask, Reproduction
 from pixelis_fast.reproduce.stream import learned, stream
 from pixelis_fast.types import AnswerKind, Sample
@@ -186,11 +192,57 @@ def test_what_is_there_is_collected_and_nothing_is_made(tmp_path):
         run.collect()
     assert not (tmp_path / "run").exists()
     seen = []
-    run.run(arms=["cc-rft"], on_row=lambda rows: seen.append(len(rows)))
+    run.run(arms=["cc-rft"], on_row=lambda row, rows: seen.append(len(rows)))
     assert seen == [1, 2]
     assert [(row["arm"], row["seed"]) for row in run.collect()] == [("cc-rft", 0), ("cc-rft", 1)]
     with pytest.raises(ValueError, match="expected at least one measured arm, found none"):
         run.collect(arms=["sft"])
+
+
+def test_a_row_that_another_process_makes_is_left_to_it_and_waited_for(tmp_path):
+    """The first arm is held, as by another process, until the second one is made."""
+    run = TwoArms(tmp_path, BUDGETS["quick"])
+    lock, seen = ExitStack(), []
+    lock.enter_context(held(run.rows.folder(0, "sft") / ROW_LOCK, wait=True))
+
+    def on_row(row, rows):
+        seen.append((row["arm"], [each["arm"] for each in rows]))
+        lock.close()
+
+    found = run.run(on_row=on_row)
+    assert seen == [("cc-rft", ["cc-rft"]), ("sft", ["sft", "cc-rft"])]
+    assert [row["arm"] for row in found] == ["sft", "cc-rft"], "in the table's order"
+
+
+def test_a_lock_is_free_again_once_its_holder_is_killed(tmp_path):
+    holding = (
+        "import sys, time; from pathlib import Path; from pixelis_fast.reproduce.held import held\n"
+        "with held(Path(sys.argv[1]), wait=True): print('held', flush=True); time.sleep(600)"
+    )
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", holding, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        with held(path, wait=False) as ours:
+            assert not ours
+        process.kill()
+        process.wait()
+        with held(path, wait=False) as ours:
+            assert ours
+
+
+def test_what_another_process_made_meanwhile_is_not_made_again(tmp_path):
+    """Two ask at once for what takes a while: one makes it."""
+    made = []
+
+    def make():
+        made.append(1)
+        time.sleep(0.2)
+        return tmp_path / "policy"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert {*pool.map(lambda _: once(tmp_path, make), range(2))} == {tmp_path / "policy"}
+    assert len(made) == 1
 
 
 def test_the_gpus_budget_trains_and_measures_on_a_gpu(tmp_path):
