@@ -102,7 +102,7 @@ def _masks(
 ) -> list[int]:
     """Mask index per token of one trajectory; new masks join `table` and `found`."""
     state: GrammarState | None = None
-    masks = []
+    masks, turn = list[int](), -1
     for token, role, forced in zip(
         trajectory.ids, trajectory.roles, trajectory.forced, strict=True
     ):
@@ -110,10 +110,17 @@ def _masks(
             state = None
             masks.append(FREE)
             continue
-        state = state or grammar.start()
+        if state is None:
+            turn += 1
+            state = grammar.start(is_last=is_last_turn(turn, trajectory.call_limit))
         masks.append(FREE if forced else _index(state, banned_ids, table, found))
         state.accept([token])
     return masks
+
+
+def is_last_turn(turn: int, call_limit: int | None) -> bool:
+    """Whether the turn of this number, from 0, has no call left."""
+    return call_limit is not None and turn >= call_limit
 
 
 def _index(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,24 +70,29 @@ class ToolGrammar:
         end_of_text = tokenizer.hf.convert_tokens_to_ids("<|endoftext|>")
         # llguidance offers its end token once a turn is over; <|im_end|> is part of the turn.
         guide = from_tokenizer(tokenizer.hf, n_vocab=vocab_size, eos_token=end_of_text)
-        self._turn = _matcher(guide, turn_lark(schemas, with_thought=True))
-        self._rest = _matcher(guide, turn_lark(schemas, with_thought=False))
+        self._any = _turn_of(guide, schemas)
+        self._last = _turn_of(guide, {})
 
-    def start(self) -> GrammarState:
-        """The state at the beginning of a turn."""
-        return GrammarState(self, self._turn.deep_copy())
+    def start(self, *, is_last: bool = False) -> GrammarState:
+        """The state at the beginning of a turn; of the last one, which can only answer."""
+        return GrammarState(self, self._last if is_last else self._any)
 
-    def after_thought(self) -> LLMatcher:
-        """What may follow a thought that used up its tokens."""
-        return self._rest.deep_copy()
+
+@dataclass(frozen=True)
+class TurnMatchers:
+    """One kind of turn, at its beginning; what moves is a copy."""
+
+    whole: LLMatcher
+    rest: LLMatcher
+    """What may follow a thought that used up its tokens."""
 
 
 class GrammarState:
     """Where one turn stands."""
 
-    def __init__(self, grammar: ToolGrammar, matcher: LLMatcher) -> None:
-        self._grammar = grammar
-        self._matcher = matcher
+    def __init__(self, grammar: ToolGrammar, turn: TurnMatchers) -> None:
+        self._grammar, self._turn = grammar, turn
+        self._matcher = turn.whole.deep_copy()
         self._room = grammar.max_thought_tokens
         """Tokens left to an untagged thought; None where nothing limits it any more."""
         self._thought = bytearray()
@@ -121,7 +127,8 @@ class GrammarState:
 
     def fork(self) -> GrammarState:
         """A copy that moves on its own."""
-        other = GrammarState(self._grammar, self._matcher.deep_copy())
+        other = GrammarState(self._grammar, self._turn)
+        other._matcher = self._matcher.deep_copy()
         other._room, other._thought = self._room, bytearray(self._thought)
         return other
 
@@ -133,7 +140,7 @@ class GrammarState:
         if ANSWER_OPEN in self._thought or self._grammar.tokenizer.added_token(token_id):
             self._room = None
         elif self._room <= 0 and _is_whole_text(self._thought):
-            self._matcher, self._room = self._grammar.after_thought(), None
+            self._matcher, self._room = self._turn.rest.deep_copy(), None
 
     def _check_matcher(self) -> None:
         # llguidance goes silent after an internal limit; a wrong mask must not look like a turn.
@@ -173,6 +180,13 @@ def _answer_lark(*, with_thought: bool) -> str:
     if with_thought:
         return f"start: (answer_head answer_tail | untagged) <|im_end|>\n{ANSWERS}"
     return f'start: "<answer>" answer_tail <|im_end|>\n{ANSWER_TAIL}\n'
+
+
+def _turn_of(guide: LLTokenizer, schemas: Mapping[str, Schema]) -> TurnMatchers:
+    return TurnMatchers(
+        whole=_matcher(guide, turn_lark(schemas, with_thought=True)),
+        rest=_matcher(guide, turn_lark(schemas, with_thought=False)),
+    )
 
 
 def _matcher(guide: LLTokenizer, lark: str) -> LLMatcher:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from pixelis_fast.constrained import is_last_turn
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.loop_choosers import Chooser
 from pixelis_fast.loop_run import OnEvent, Run, record
@@ -50,7 +51,12 @@ class Turns:
             piece = self._prompt.opening(sample, [self._views.tokens(m) for m in sample.media])
         run = Run(
             request=request,
-            trajectory=Trajectory(sample, policy_version="", seed=request.sampling.seed),
+            trajectory=Trajectory(
+                sample,
+                policy_version="",
+                seed=request.sampling.seed,
+                call_limit=request.call_limit,
+            ),
             workspace=Workspace(sample.media),
             chooser=chooser,
             grammar=request.grammar or self._grammar,
@@ -99,7 +105,10 @@ class Turns:
     def _open_turn(self, run: Run) -> None:
         run.turn_start = len(run.trajectory.ids)
         run.parser = TurnParser(self.tokenizer)
-        run.state = run.grammar.start() if run.request.constrained else None
+        run.state = None
+        if run.request.constrained:
+            turn, limit = len(run.trajectory.steps), run.trajectory.call_limit
+            run.state = run.grammar.start(is_last=is_last_turn(turn, limit))
 
     def _append_piece(
         self, run: Run, piece: Piece, *, role: TokenRole, media: Sequence[Media]

@@ -41,7 +41,8 @@ class Request:
     call_sampling: Sampling | None = None
     """How to draw inside a tool call, from a stream of its own seed; None: as elsewhere."""
     max_steps: int = 8
-    """Tool calls, failed ones included."""
+    """Tool calls, failed ones included. Behind them the grammar allows an answer and nothing else;
+    without a grammar, one more call ends the trajectory."""
     max_tokens: int = 2048
     """Generated tokens."""
     max_time_s: float = 120.0
@@ -77,6 +78,11 @@ class Request:
             raise ValueError("jump_ahead: expected a grammar, which forces tokens, got none")
         if "" in self.stop:
             raise ValueError("stop: expected texts, got an empty one")
+
+    @property
+    def call_limit(self) -> int | None:
+        """Calls that the grammar allows; None where it does not count them."""
+        return self.max_steps if self.constrained and not self.hands_over_calls else None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def trajectory_from_json(row: dict[str, Any]) -> Trajectory:
         status=RolloutStatus(row["status"]) if row["status"] else None,
         # Traces from before one request could fail alone have no such key.
         error=row.get("error"),
+        # From before the last turn had to answer.
+        call_limit=row.get("call_limit"),
         stage_ms=row["stage_ms"],
     )
 

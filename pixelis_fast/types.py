@@ -228,6 +228,8 @@ class Trajectory:
     """None while running."""
     error: str | None = None
     """What ended it, where the status is FAILED."""
+    call_limit: int | None = None
+    """Behind so many calls the grammar allowed an answer and nothing else; None: never."""
     stage_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds by stage: vision, prefill, decode, parse, tool.<name>.<part>, …"""
 

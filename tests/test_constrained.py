@@ -1,5 +1,7 @@
 """Losses of the policy that the grammar constrained, against masked softmax in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,8 +13,10 @@ from pixelis_fast.kernels.policy_loss import linear_policy_loss
 from pixelis_fast.phases.rft_parts import grammar_of
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import RolloutConfig
+from pixelis_fast.script import Script
 from pixelis_fast.training_batch import training_batch
 from pixelis_fast.types import Sample, Trajectory
+from tests.loop_fixtures import script_ids
 from tests.media import picture
 from tests.rft_fixtures import unit_folder
 
@@ -74,6 +78,25 @@ def test_the_trainer_computes_the_rollouts_log_probabilities(agent, trajectories
     torch.testing.assert_close(found[valid_N], rollout_N[valid_N], rtol=0, atol=1e-5)
     # Without the grammar it would be another policy: the test can tell.
     assert (naive - rollout_N)[valid_N].abs().mean() > 0.1
+
+
+def test_the_last_turns_masks_leave_only_an_answer(agent):
+    """Behind its only call, the trainer replays what the rollout allowed."""
+    rollout = agent.rollout.with_config(replace(agent.rollout.config, max_steps=1, max_tokens=256))
+    sample = Sample("a", (agent.tools.add_media(picture("coins.png")),), "How many?")
+    zoom = '<tool_call>\n{"name":"zoom","arguments":{"media":0,"box":[0,0,500,500]}}\n</tool_call>'
+    ids = script_ids(agent, zoom, "<answer>7</answer>")
+    [found] = rollout.run([sample], make_chooser=lambda index: Script(ids))
+    assert (len(found.steps), found.call_limit) == (2, 1)
+    assert not calls_allowed(agent, found)[found.steps[1].start :].any()
+    assert calls_allowed(agent, replace(found, call_limit=None))[found.steps[1].start :].any()
+
+
+def calls_allowed(agent: Agent, trajectory: Trajectory) -> torch.Tensor:
+    """For each token, whether a call could have begun there."""
+    choices = choices_of([trajectory], grammar_of(agent), agent.loop.banned_ids)
+    call = agent.tokenizer.special.tool_call_open
+    return torch.tensor([m != FREE and choices.allowed_KV[m, call] for m in choices.masks[0]])
 
 
 def problem(seed: int = 0) -> dict[str, torch.Tensor]:

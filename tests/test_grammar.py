@@ -187,6 +187,22 @@ def test_special_tokens_are_never_allowed(text):
     assert not allowed_V[sorted(TOKENIZER.banned_ids(VOCAB_SIZE))].any()
 
 
+@pytest.mark.parametrize("text", ["", "hi", "a thought of more than two tokens"])
+@pytest.mark.parametrize("most", [None, 2])
+def test_the_last_turn_has_no_call(text, most):
+    grammar = ToolGrammar(TOKENIZER, TOOL_SCHEMAS, vocab_size=VOCAB_SIZE, max_thought_tokens=most)
+    last, any_turn = grammar.start(is_last=True), grammar.start()
+    for token_id in TOKENIZER.encode_text(text)[:most]:
+        last.accept([token_id])
+        any_turn.accept([token_id])
+    assert any_turn.allowed()[SPECIAL.tool_call_open]
+    assert not last.allowed()[SPECIAL.tool_call_open]
+    answer, ids = last.fork(), TOKENIZER.encode_structure("<answer>7</answer><|im_end|>")
+    answer.accept(ids)
+    assert answer.is_done
+    assert not last.is_done
+
+
 def test_thought_limit():
     state = ToolGrammar(
         TOKENIZER, TOOL_SCHEMAS, vocab_size=VOCAB_SIZE, max_thought_tokens=2

@@ -54,7 +54,7 @@ def call_text(name: str, **arguments) -> str:
 
 def run_script(agent: Agent, sample: Sample, *turns: str, **changes) -> Trajectory:
     ids = script_ids(agent, *turns)
-    rollout = with_config(agent, max_steps=12, max_tokens=4096, **changes)
+    rollout = with_config(agent, **{"max_steps": 12, "max_tokens": 4096} | changes)
     [trajectory] = rollout.run([sample], make_chooser=lambda index: Script(ids))
     return trajectory
 
@@ -260,8 +260,9 @@ def test_a_bad_call_becomes_an_observation(agent, sample, turn, message):
 def test_limits_end_with_a_typed_status(agent, sample):
     zoom = call_text("zoom", media=0, box=[0, 0, 500, 500])
     ids = script_ids(agent, *[zoom] * 5)
+    free = {"grammar": False, "jump_ahead": False}
     for changes, status in (
-        ({"max_steps": 2, "max_tokens": 4096}, RolloutStatus.TRUNCATED_MAX_STEPS),
+        ({"max_steps": 2, "max_tokens": 4096} | free, RolloutStatus.TRUNCATED_MAX_STEPS),
         ({"max_steps": 9, "max_tokens": 30}, RolloutStatus.TRUNCATED_MAX_TOKENS),
         ({"max_time_s": 1e-9}, RolloutStatus.TRUNCATED_MAX_TIME),
     ):
@@ -270,6 +271,15 @@ def test_limits_end_with_a_typed_status(agent, sample):
         assert trajectory.status is status
         assert trajectory.status.is_truncated()
         assert_well_formed(trajectory, agent)
+
+
+def test_behind_the_last_call_only_an_answer_may_come(agent, sample):
+    zoom, turns = call_text("zoom", media=0, box=[0, 0, 500, 500]), "<answer>7</answer>"
+    answered = run_script(agent, sample, zoom, zoom, turns, max_steps=2)
+    assert (answered.status, answered.answer) == (RolloutStatus.ANSWERED, "7")
+    assert answered.call_limit == 2
+    with pytest.raises(ScriptError):
+        run_script(agent, sample, zoom, zoom, zoom, max_steps=2)
 
 
 def test_max_tokens_is_exact(agent, sample):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -21,6 +22,7 @@ from pixelis_fast.grammar import (
     CALL_HEAD,
     CALL_TAIL,
     ToolGrammar,
+    TurnMatchers,
     json_value,
 )
 from pixelis_fast.policy.tokenizer import Tokenizer
@@ -57,8 +59,8 @@ class AnswerGrammar(ToolGrammar):
         # Not ToolGrammar's: it takes the schemas of our own tools only, and a guide of its own.
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.max_thought_tokens = max_thought_tokens
-        self._turn = _matcher(guide, functions, with_thought=True)
-        self._rest = _matcher(guide, functions, with_thought=False)
+        self._any = _turn_of(guide, functions)
+        self._last = _turn_of(guide, replace(functions, schemas={}, must_call=False))
 
 
 class AnswerGrammars:
@@ -124,6 +126,13 @@ class AnswerGrammars:
         found = [token for token in self._tokenizer.hf.get_added_vocab() if token in text]
         if found:
             raise ApiError(f"tools: expected no special token in a text, got {found[0]}")
+
+
+def _turn_of(guide: LLTokenizer, functions: Functions) -> TurnMatchers:
+    return TurnMatchers(
+        whole=_matcher(guide, functions, with_thought=True),
+        rest=_matcher(guide, functions, with_thought=False),
+    )
 
 
 def _matcher(guide: LLTokenizer, functions: Functions, *, with_thought: bool) -> LLMatcher:

@@ -53,8 +53,10 @@ def client(*, must_call: bool = False, answer_schema=None) -> Functions:
     )
 
 
-def allows(grammars: AnswerGrammars, functions: Functions, turn: str) -> bool:
-    state = grammars.get(functions).start()
+def allows(
+    grammars: AnswerGrammars, functions: Functions, turn: str, *, is_last: bool = False
+) -> bool:
+    state = grammars.get(functions).start(is_last=is_last)
     try:
         state.accept(TOKENIZER.encode_structure(turn))
     except ValueError:
@@ -82,6 +84,13 @@ def allows(grammars: AnswerGrammars, functions: Functions, turn: str) -> bool:
 def test_a_turn_is_what_the_request_asked_for(grammars, functions, allowed, refused):
     assert [turn for turn in allowed if not allows(grammars, functions, turn)] == []
     assert [turn for turn in refused if allows(grammars, functions, turn)] == []
+
+
+def test_behind_the_last_call_comes_an_answer_of_the_form_asked_for(grammars):
+    own_or_json = Functions(answer_schema=COUNT)
+    assert allows(grammars, own_or_json, AS_JSON, is_last=True)
+    for turn in (ZOOM, UNTAGGED, TAGGED):
+        assert not allows(grammars, own_or_json, turn, is_last=True)
 
 
 def generate(grammars: AnswerGrammars, functions: Functions, seed: int) -> Assembler:
