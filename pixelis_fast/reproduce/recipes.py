@@ -10,6 +10,7 @@ from pixelis_fast.agent import AgentConfig
 from pixelis_fast.imitation import RoleWeights
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.rft_config import RftConfig
+from pixelis_fast.phases.rft_loss import LossConfig as RftLossConfig
 from pixelis_fast.phases.rft_source import PixelWorldSamples
 from pixelis_fast.phases.sft import SftConfig
 from pixelis_fast.phases.sft_data import Curriculum
@@ -38,6 +39,16 @@ DRILLS = "drills"
 CHAIN_KINDS = ("whole", "grounding", "close", "retold", DRILLS)
 FURTHER_SEED = 1000
 """Added for chains behind drills: what a step sees follows from the seed."""
+GOING_ON_RATE = 2e-4
+"""Of chains behind a policy that is there already: a quarter of the rate that taught it them."""
+BANK_RANK, BANK_RATE = 16, 1e-3
+"""Of reinforcement. Every weight at 2e-4 forgot in 20 steps what imitation had taught: of 140
+questions of val 68 % were right, 85 % before; with a bank 81 % after 40."""
+TEMPERATURE = 0.7
+"""Of groups. In the first five steps from the policy that ships, 45 % of chains were right at 1.0
+and 61 % at 0.7, on the same questions: much of what a group says at 1.0 is slips of the draw."""
+BEST_WEIGHT = 0.2
+"""Of imitating each group's best trajectory."""
 TTRL_RATE = 1e-3
 SCRATCH = "pixelworld-5m"
 
@@ -113,9 +124,10 @@ def further_config(
 ) -> SftConfig:
     """On chains again, which bring back the calls."""
     config = chains_config(data, policy, out, budget, seed=seed + FURTHER_SEED, loss=loss)
+    rate = GOING_ON_RATE if budget.start else 8e-4
     return replace(
         config,
-        optimizer=schedule(8e-4, budget.further_steps),
+        optimizer=schedule(rate, budget.further_steps),
         curriculum=replace(config.curriculum, hardest_from=0.0),
     )
 
@@ -136,6 +148,7 @@ def direct_config(data: Path, policy: Path, out: Path, budget: Budget, *, seed: 
 
 def rft_config(policy: Path, out: Path, budget: Budget, *, seed: int, arm: str) -> RftConfig:
     rollout = replace(LIMITS, overlap=False)
+    optimizer = OptimizerConfig(BANK_RATE, warmup_steps=5, final_share=1.0, weight_decay=0.0)
     return RftConfig(
         AgentConfig(
             policy=str(policy), device=budget.device, threads=budget.threads, rollout=rollout
@@ -145,13 +158,23 @@ def rft_config(policy: Path, out: Path, budget: Budget, *, seed: int, arm: str) 
         steps=budget.rft_steps,
         prompts=budget.prompts,
         group=budget.group,
+        temperature=TEMPERATURE,
+        lora_rank=BANK_RANK,
+        optimizer=optimizer,
+        loss=RftLossConfig(imitation_weight=BEST_WEIGHT),
         rewards=REWARDS[arm],
         seed=seed,
     )
 
 
 def ttrl_config(out: Path, budget: Budget, *, seed: int, without: str = "") -> TtrlConfig:
-    config = TtrlConfig(out=str(out), group=budget.group, learning_rate=TTRL_RATE, seed=seed)
+    config = TtrlConfig(
+        out=str(out),
+        group=budget.group,
+        temperature=TEMPERATURE,
+        learning_rate=TTRL_RATE,
+        seed=seed,
+    )
     changes: dict[str, TtrlConfig] = {
         "": config,
         "safety": replace(config, safety=False),
