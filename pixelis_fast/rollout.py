@@ -30,7 +30,7 @@ class RolloutConfig:
     """Limits and sampling of each trajectory of a batch, and the turns' switches."""
 
     max_steps: int = 8
-    """Tool calls per trajectory, failed ones included."""
+    """Tool calls per trajectory, failed ones included; the turn behind them answers."""
     max_tokens: int = 2048
     """Generated tokens per trajectory."""
     max_time_s: float = 120.0

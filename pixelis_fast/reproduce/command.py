@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Trains and measures every arm; prints the table with its goals.
 
-    Started again while it runs, with the same folder, it shares the work: two processes of one
-    thread each get through twice as many arms as one of two.
+    Started again while it runs, with the same folder, it shares the work. On two cores, two
+    processes of one thread took 45 s per step of cc-rft each, one of two threads 50 s.
     """
     if budget not in BUDGETS:
         raise typer.BadParameter(f"expected one of {', '.join(BUDGETS)}, got {budget}")
