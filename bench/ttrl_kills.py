@@ -134,7 +134,10 @@ def kill_once(folder: Path, rng: random.Random, found: Found) -> None:
     for line in lines:
         if line.endswith("\n"):
             found.acknowledged = max(found.acknowledged, json.loads(line)["query"] + 1)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        # What a kill left may let it start and still stop it later.
+        found.problems.append("learner: ended by an error of its own, which stands above")
 
 
 def measure(options: Options) -> Report:

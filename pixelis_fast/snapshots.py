@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 NAME = re.compile(r"step-(\d{8})")
+HALF = re.compile(r"(draft|gone-step|step)-\d{8}")
+"""What a kill may leave beside whole ones."""
 STATE = "state.pt"
 
 
@@ -23,7 +25,7 @@ def save_snapshot(folder: Path, step: int, state: dict[str, Any], *, keep: int =
     """Writes step-NNNNNNNN/state.pt; older ones than the last `keep` are removed."""
     place = folder / f"step-{step:08d}"
     draft = folder / f"draft-{step:08d}"
-    shutil.rmtree(draft, ignore_errors=True)
+    sweep(folder)
     draft.mkdir(parents=True)
     with (draft / STATE).open("wb") as file:
         torch.save(state, file)
@@ -36,8 +38,17 @@ def save_snapshot(folder: Path, step: int, state: dict[str, Any], *, keep: int =
     else:
         os.replace(draft, place)
     for old in snapshots(folder)[:-keep]:
-        shutil.rmtree(old)
+        # Renamed first: a kill on the way leaves nothing half under a whole one's name.
+        shutil.rmtree(old.rename(folder / f"gone-{old.name}"))
     return place
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a kill left half written or half removed."""
+    whole = snapshots(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if HALF.fullmatch(path.name) and path not in whole:
+            shutil.rmtree(path)
 
 
 def latest_snapshot(folder: Path) -> dict[str, Any] | None:
@@ -52,7 +63,8 @@ def snapshots(folder: Path) -> list[Path]:
     """Whole ones, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
+    named = sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
+    return [path for path in named if (path / STATE).is_file()]
 
 
 def check_settings(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:

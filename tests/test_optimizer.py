@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pixelis_fast.optimizer import MasterAdamW, OptimizerConfig
-from pixelis_fast.snapshots import latest_snapshot, save_snapshot, snapshots
+from pixelis_fast.snapshots import STATE, latest_snapshot, save_snapshot, snapshots
 
 
 def module(dtype: torch.dtype = torch.bfloat16) -> nn.Module:
@@ -98,6 +98,26 @@ def test_the_newest_whole_snapshot_is_found(tmp_path):
     (tmp_path / "draft-00000004" / "state.pt").write_bytes(b"torn")
     assert latest_snapshot(tmp_path) == {"number": 3}
     assert [path.name for path in snapshots(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+def test_a_kill_while_an_old_snapshot_is_removed_leaves_only_whole_ones(tmp_path, monkeypatch):
+    """Its file is gone and its folder is not yet: one kill of a hundred came there."""
+
+    def killed(path):
+        (path / STATE).unlink()
+        raise KeyboardInterrupt
+
+    save_snapshot(tmp_path, 1, {"number": 1}, keep=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("pixelis_fast.snapshots.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_snapshot(tmp_path, 2, {"number": 2}, keep=1)
+    assert [path.name for path in snapshots(tmp_path)] == ["step-00000002"]
+    (tmp_path / "step-00000000").mkdir()  # As removal left it before it renamed first.
+    assert [path.name for path in snapshots(tmp_path)] == ["step-00000002"]
+    (tmp_path / "notes").mkdir()
+    save_snapshot(tmp_path, 3, {"number": 3}, keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000003", "notes"}
 
 
 def test_the_rate_warms_up_and_falls():
