@@ -85,9 +85,10 @@ BUDGETS = {
         close=2000,
         chain_steps=300,
         further_steps=300,
-        rft_steps=40,
+        rft_steps=60,
         ttrl_queries=120,
-        shifts=("lighting", "noise"),
+        shifts=("lighting", "motion_blur"),
+        severity=2,
     ),
     "cpu": CPU,
     "gpu": replace(
@@ -104,4 +105,5 @@ BUDGETS = {
     ),
 }
 """quick proves that every arm runs; its numbers mean nothing. short goes on from the policy that
-ships: its seeds are of order and draws, not of first weights."""
+ships: its seeds are of order and draws, not of first weights. Its shifts are milder: under
+lighting of severity 3 that policy answered 39 % of 140 questions of val, and no counting right."""
