@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+WARM_UP = 0.4
+"""Share of a run before memory is watched: caches fill, allocators settle."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -32,3 +37,9 @@ def status_bytes(name: str) -> int:
     """A line of /proc/self/status."""
     lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return int(lines[name].split()[0]) * 1024
+
+
+def slope_mb(done: Sequence[int], resident_mb: Sequence[float]) -> float:
+    """Growth of resident memory per 1,000 done after the warm-up, by least squares."""
+    first = int(WARM_UP * len(done))
+    return float(np.polyfit(done[first:], resident_mb[first:], 1)[0] * 1000)

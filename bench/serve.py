@@ -25,7 +25,6 @@ if __name__ == "__main__":
     import rooted  # noqa: F401
 
 import httpx
-import numpy as np
 
 from bench.flags import add_seed
 from bench.harness import (
@@ -39,6 +38,7 @@ from bench.harness import (
     progress_bar,
     rich_table,
 )
+from bench.process import slope_mb
 from bench.scenes import Scene, fresh, scene, scene_names
 from bench.serve_process import resident_mb, server_process
 
@@ -52,8 +52,6 @@ MAX_FLIPS = 1
 """Compared answers that may differ: a sum in another order can turn one draw."""
 PICTURES, FRESH = 0.5, 0.2
 """Shares of requests with a picture, and with one that nobody sent before."""
-WARM_UP = 0.4
-"""Share of the requests before memory is watched: caches fill, allocators settle."""
 MAX_SLOPE_MB = 2.0
 """Of the server's resident memory per 1,000 requests."""
 PATIENCE_S = 300.0
@@ -99,9 +97,7 @@ class Memory:
     resident_mb: list[float] = field(default_factory=list)
 
     def slope_mb(self) -> float:
-        """Growth per 1,000 requests after the warm-up, by least squares."""
-        first = int(WARM_UP * len(self.requests))
-        return float(np.polyfit(self.requests[first:], self.resident_mb[first:], 1)[0] * 1000)
+        return slope_mb(self.requests, self.resident_mb)
 
 
 def draw_asks(rng: random.Random, *, model: str, count: int) -> list[Ask]:

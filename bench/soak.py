@@ -28,8 +28,6 @@ from dataclasses import dataclass, field
 if __name__ == "__main__":
     import rooted  # noqa: F401
 
-import numpy as np
-
 from bench.flags import add_seed
 from bench.harness import (
     Check,
@@ -51,7 +49,7 @@ from bench.mask_engines import (
     open_mask_engines,
     variant,
 )
-from bench.process import open_files, resident_mb
+from bench.process import open_files, resident_mb, slope_mb
 from bench.soak_calls import TOOLS, SoakCall, add_media, draw_calls
 from pixelis_fast.tools_trt.memo import recalled
 from pixelis_fast.tools_trt.read_text import ReadText
@@ -66,8 +64,6 @@ COMPARED, QUICK_COMPARED = 300, 60
 """Calls that are made without a memo too."""
 STORE_BYTES, MEMO_BYTES = 48 << 20, 8 << 20
 """Both too small for everything, so that things are dropped and made again."""
-WARM_UP = 0.4
-"""Share of the calls before memory is watched: caches fill, allocators settle."""
 SAMPLES = 200
 MAX_SLOPE_MB = 2.0
 """Of resident memory per 1,000 calls."""
@@ -100,10 +96,7 @@ class Samples:
         self.memo_bytes.append(tools.stats().results.host_bytes)
 
     def slope_mb(self) -> float:
-        """Growth of resident memory per 1,000 calls after the warm-up, by least squares."""
-        first = int(WARM_UP * len(self.calls))
-        calls, resident = np.array(self.calls[first:]), np.array(self.resident_mb[first:])
-        return float(np.polyfit(calls, resident, 1)[0] * 1000)
+        return slope_mb(self.calls, self.resident_mb)
 
 
 def open_toolset(*, memo_bytes: int, threads: int, engines: MaskEngines | None = None) -> Toolset:
