@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from bench.scenes import Scene
-from pixelis_fast.agent import Agent
+from pixelis_fast.agent import Agent, AgentConfig, assemble, open_policy
 from pixelis_fast.phases.ttrl import parts_of
 from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_serving import AgentRunner
 from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig
 from pixelis_fast.policy.sampling import mask_logits
+from pixelis_fast.policy.tokenizer import Tokenizer
+from pixelis_fast.rollout import RolloutConfig
 from pixelis_fast.script import Script
 from pixelis_fast.types import Sample
 
@@ -36,6 +38,13 @@ class SampledScript(Script):
         token, _ = super().choose(logits_V, allowed_V)
         open_V = mask_logits(logits_V, allowed=allowed_V, banned_ids=self._banned_ids)
         return token, float(torch.log_softmax(open_V, dim=-1)[token])
+
+
+def unit_agent(threads: int) -> Agent:
+    """The smallest policy, random, with the tokenizer that has no list of tools in its prompt."""
+    torch.set_num_threads(threads)
+    config = AgentConfig(policy="unit", rollout=RolloutConfig(max_thought_tokens=6))
+    return assemble(config, replace(open_policy(config), tokenizer=Tokenizer.pixelworld()))
 
 
 def turns(agent: Agent, member: int) -> list[int]:

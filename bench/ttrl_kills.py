@@ -20,25 +20,20 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 if __name__ == "__main__":
     import rooted  # noqa: F401
 
-import torch
-
 from bench.flags import add_seed
 from bench.harness import Check, Goal, Options, Report, Timing, finish, parse_options, progress_bar
 from bench.scenes import scene
-from bench.ttrl_group import learner_config, make_learner, question
-from pixelis_fast.agent import AgentConfig, assemble, open_policy
+from bench.ttrl_group import learner_config, make_learner, question, unit_agent
 from pixelis_fast.audit import read_events
 from pixelis_fast.phases.ttrl import open_memory
 from pixelis_fast.phases.ttrl_learner import AUDIT, TENANT, TtrlLearner
-from pixelis_fast.policy.tokenizer import Tokenizer
-from pixelis_fast.rollout import RolloutConfig
 
 FRESH, RESUMED = "fresh", "resumed"
 KILLS, QUICK_KILLS = 200, 4
@@ -61,10 +56,7 @@ class Found:
 
 def learn(folder: Path, out: TextIO, acknowledged: int) -> None:
     """A round's process: checks, then steps until it is killed; a JSON object per line."""
-    torch.set_num_threads(1)
-    config = AgentConfig(policy="unit", rollout=RolloutConfig(max_thought_tokens=6))
-    opened = open_policy(config)
-    agent = assemble(config, replace(opened, tokenizer=Tokenizer.pixelworld()))
+    agent = unit_agent(1)
     settings = learner_config(folder, group=GROUP)
     with (
         open_memory(agent, settings) as memory,

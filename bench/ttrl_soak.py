@@ -15,25 +15,21 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
     import rooted  # noqa: F401
 
-import torch
-
 from bench.harness import Check, Goal, Options, Report, Timing, finish, parse_options, progress_bar
 from bench.process import open_files, resident_mb, slope_mb
 from bench.scenes import scene
-from bench.ttrl_group import learner_config, make_learner, question
-from pixelis_fast.agent import Agent, AgentConfig, assemble, open_policy
+from bench.ttrl_group import learner_config, make_learner, question, unit_agent
+from pixelis_fast.agent import Agent
 from pixelis_fast.audit import verify
 from pixelis_fast.phases.ttrl import open_memory
 from pixelis_fast.phases.ttrl_learner import AUDIT, TtrlLearner
 from pixelis_fast.phases.ttrl_types import TtrlConfig, TtrlEvent
-from pixelis_fast.policy.tokenizer import Tokenizer
-from pixelis_fast.rollout import RolloutConfig
 
 EARLY, LATE = "early", "late"
 UPDATES, QUICK_UPDATES = 2000, 12
@@ -65,12 +61,6 @@ class Course:
             self.kls.append(event.kl)
 
 
-def open_agent(threads: int) -> Agent:
-    torch.set_num_threads(threads)
-    config = AgentConfig(policy="unit", rollout=RolloutConfig(max_thought_tokens=6))
-    return assemble(config, replace(open_policy(config), tokenizer=Tokenizer.pixelworld()))
-
-
 def run(learner: TtrlLearner, agent: Agent, count: int) -> Course:
     course = Course()
     with progress_bar() as bar:
@@ -86,7 +76,7 @@ def run(learner: TtrlLearner, agent: Agent, count: int) -> Course:
 
 def measure(options: Options) -> Report:
     count = options.extra.updates or (QUICK_UPDATES if options.quick else UPDATES)
-    agent = open_agent(options.threads)
+    agent = unit_agent(options.threads)
     with tempfile.TemporaryDirectory() as name:
         settings = learner_config(Path(name), group=GROUP)
         with (
