@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,9 +128,8 @@ class GrammarState:
 
     def fork(self) -> GrammarState:
         """A copy that moves on its own."""
-        other = GrammarState(self._grammar, self._turn)
-        other._matcher = self._matcher.deep_copy()
-        other._room, other._thought = self._room, bytearray(self._thought)
+        other = copy(self)
+        other._matcher, other._thought = self._matcher.deep_copy(), bytearray(self._thought)
         return other
 
     def _count_thought(self, token_id: int) -> None:

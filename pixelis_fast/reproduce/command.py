@@ -33,7 +33,7 @@ def command(
     """Trains and measures every arm; prints the table with its goals.
 
     Started again while it runs, with the same folder, it shares the work. On two cores, two
-    processes of one thread took 45 s per step of cc-rft each, one of two threads 50 s.
+    processes of one thread took 49 s each for a step of cc-rft, one of two threads 50 s.
     """
     if budget not in BUDGETS:
         raise typer.BadParameter(f"expected one of {', '.join(BUDGETS)}, got {budget}")
