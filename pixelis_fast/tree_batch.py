@@ -62,13 +62,18 @@ class TreeBatch:
         ]
         return torch.tensor(moved, dtype=torch.float32, device=self.targets_N.device)
 
+    def with_features(self, policy: Policy) -> TreeBatch:
+        """Its pictures encoded now, for every forward that follows."""
+        if self.patches_PK is None:
+            return self
+        features = policy.encode_vision(self.patches_PK, self.grids)
+        shown = pick(features, self.feature_index_M)
+        packed = replace(self.packed, visual_index_M=self.visual_index_M, visual=shown)
+        return replace(self, packed=packed, patches_PK=None)
+
     def hidden(self, policy: Policy, *, apply: Apply = apply_at_once) -> Tensor:
         """(N, D) behind the final norm, with gradients where they are enabled."""
-        packed = self.packed
-        if self.patches_PK is not None:
-            features = policy.encode_vision(self.patches_PK, self.grids)
-            shown = pick(features, self.feature_index_M)
-            packed = replace(packed, visual_index_M=self.visual_index_M, visual=shown)
+        packed = self.with_features(policy).packed
         attend = tree_attend(self.pieces, like=policy.embed_tokens.weight)
         rotation = policy.rotation(packed.positions_3N)
         return policy.run_layers(packed, Context(rotation, attend, apply))

@@ -9,7 +9,7 @@ Shapes: N = rows, D = hidden, E = D and the grammar's columns, V = vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pixelis_fast.constrained import choices_of, constrain
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.model import Policy
-from pixelis_fast.training_batch import LoadPatches, pick
+from pixelis_fast.training_batch import LoadPatches
 from pixelis_fast.tree_batch import TreeBatch, tree_batch
 from pixelis_fast.types import Trajectory
 
@@ -66,7 +66,7 @@ class LearnerBatch:
 def learner_batch(
     policy: Policy, trajectories: Sequence[Trajectory], load_patches: LoadPatches, rules: Rules
 ) -> LearnerBatch:
-    tree = with_features(policy, tree_batch(policy, trajectories, load_patches))
+    tree = tree_batch(policy, trajectories, load_patches).with_features(policy)
     choices = choices_of(trajectories, rules.grammar, rules.banned_ids)
     # `rows` fills with 0, which must mean no mask here.
     masks = [[mask + 1.0 for mask in masks] for masks in choices.masks]
@@ -79,13 +79,3 @@ def learner_batch(
         allowed_KV=choices.allowed_KV,
         valid_N=tree.rows(learned) > 0,
     )
-
-
-def with_features(policy: Policy, batch: TreeBatch) -> TreeBatch:
-    """Its pictures encoded now, for every forward that follows."""
-    if batch.patches_PK is None:
-        return batch
-    features = policy.encode_vision(batch.patches_PK, batch.grids)
-    shown = pick(features, batch.feature_index_M)
-    packed = replace(batch.packed, visual_index_M=batch.visual_index_M, visual=shown)
-    return replace(batch, packed=packed, patches_PK=None)

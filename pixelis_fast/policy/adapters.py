@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pixelis_fast.policy.adapter_fused import can_fuse, corrected_linear
 from pixelis_fast.policy.adapter_sites import SiteShape, site_shapes
 from pixelis_fast.policy.config import PolicyConfig
 from pixelis_fast.policy.decoder import Apply, Site, apply_at_once
@@ -42,6 +43,10 @@ class Pair:
         low_NmR = linear(x_ND.to(self.a_mRD.dtype), self.a_mRD) * self.scale
         parts = zip(low_NmR.split(self.rank, dim=-1), self.b_OR, strict=True)
         return torch.cat([linear(low_NR, b_OR) for low_NR, b_OR in parts], dim=-1)
+
+    def beside(self, weight_OD: Tensor, x_ND: Tensor) -> Tensor:
+        """(N, all outputs) of the matrix with its correction, fp32."""
+        return corrected_linear(x_ND, weight_OD, self.a_mRD, self.b_OR, self.scale)
 
     def parameters(self) -> list[nn.Parameter]:
         return [self.a_mRD, *self.b_OR]
@@ -94,8 +99,13 @@ class AdapterBank:
         """Runs a layer by `base` and adds the layer's correction, run by `base` too."""
 
         def adapted(layer: Callable[[Tensor], Tensor], x_ND: Tensor) -> Tensor:
-            y_NO, pair = base(layer, x_ND), self.pair_of(layer)
-            return y_NO if pair is None else (y_NO + base(pair, x_ND)).to(y_NO.dtype)
+            pair = self.pair_of(layer)
+            if pair is None:
+                return base(layer, x_ND)
+            if base is apply_at_once and can_fuse(layer, x_ND):
+                return pair.beside(layer.weight, x_ND)
+            y_NO = base(layer, x_ND)
+            return (y_NO + base(pair, x_ND)).to(y_NO.dtype)
 
         return adapted
 

@@ -73,8 +73,8 @@ class Measured:
         return asdict(self)
 
 
-def agent_for(policy: Path, *, budget: Budget, seed: int) -> Agent:
-    sampling = replace(LIMITS.sampling, seed=seed)
+def agent_for(policy: Path, *, budget: Budget, seed: int, temperature: float = 0.0) -> Agent:
+    sampling = replace(LIMITS.sampling, seed=seed, temperature=temperature)
     rollout = replace(LIMITS, sampling=sampling)
     return build_agent(
         AgentConfig(
@@ -91,7 +91,7 @@ def measure(
     tools: bool = True,
     title: str = "measuring",
 ) -> Measured:
-    """Greedy answers to all questions; without tools the grammar leaves only an answer.
+    """The agent's answers to all questions; without tools the grammar leaves only an answer.
 
     What the folder's journal has an answer to is not asked again.
     """

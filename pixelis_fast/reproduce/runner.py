@@ -43,6 +43,7 @@ from pixelis_fast.reproduce.recipes import (
     CHAINS,
     REWARDS,
     SCRATCH,
+    TEMPERATURE,
     UNIFORM,
     chains_config,
     direct_config,
@@ -145,14 +146,14 @@ class Reproduction:
         return self._measured(policy, seed, "no tools", tools=False)
 
     def _sft(self, seed: int) -> Row:
-        return self._measured(self._sft_policy(seed), seed, "sft")
+        return self._tuned(self._sft_policy(seed), seed, "sft")
 
     def _uniform_sft(self, seed: int) -> Row:
         arm = "sft, uniform weights, no heads"
         return self._measured(self._chains(seed, arm, UNIFORM), seed, arm)
 
     def _rft(self, seed: int, arm: str) -> Row:
-        return self._measured(self._rft_policy(seed, arm), seed, arm)
+        return self._tuned(self._rft_policy(seed, arm), seed, arm)
 
     def _frozen(self, seed: int, shift: ShiftConfig) -> Row:
         policy = self._rft_policy(seed, "cc-rft")
@@ -220,6 +221,13 @@ class Reproduction:
         asked = questions_of_test(self.budget.test, shift=shift)
         folder = self._folder(seed, arm)
         return measure(agent, asked, folder, tools=tools, title=arm).to_json()
+
+    def _tuned(self, policy: Path, seed: int, arm: str) -> Row:
+        """Of what reinforcement begins or ends with: also the draws that it is about."""
+        agent = agent_for(policy, budget=self.budget, seed=seed, temperature=TEMPERATURE)
+        asked, folder = questions_of_test(self.budget.test), self._folder(seed, arm) / "drawn"
+        drawn = measure(agent, asked, folder, title=f"{arm}, drawn")
+        return self._measured(policy, seed, arm) | {"drawn": drawn.to_json()}
 
     def _tower(self, seed: int) -> Path:
         self._prepare("grounding")

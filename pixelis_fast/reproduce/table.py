@@ -18,6 +18,7 @@ from pixelis_fast.reproduce.rows import Row
 
 COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "accuracy": ("accuracy %", lambda row: 100 * row["accuracy"]),
+    "drawn": ("drawn %", lambda row: times(100, row.get("drawn", {}).get("accuracy"))),
     "visfid": ("VisFid", lambda row: row["visfid"]),
     "length": ("calls", lambda row: row["length"]),
     "validity": ("valid calls %", lambda row: times(100, row["validity"])),
