@@ -29,6 +29,10 @@ def command(
     threads: Annotated[
         int | None, typer.Option(help="Compute threads; without, the budget's.", min=1)
     ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(help="rows.json of another folder, or a recorded result: not made again."),
+    ] = None,
 ) -> None:
     """Trains and measures every arm; prints the table with its goals.
 
@@ -42,7 +46,10 @@ def command(
         chosen = replace(chosen, seeds=tuple(range(seeds)))
     if threads is not None:
         chosen = replace(chosen, threads=threads)
-    rows = Reproduction(out, chosen).run(on_row=partial(keep, chosen, out))
+    reproduction = Reproduction(out, chosen)
+    for record in known or ():
+        CONSOLE.print(f"{record}: {reproduction.rows.adopt(record)} rows taken over")
+    rows = reproduction.run(on_row=partial(keep, chosen, out))
     for table in as_tables(rows, chosen):
         CONSOLE.print(table)
 

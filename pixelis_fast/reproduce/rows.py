@@ -38,17 +38,46 @@ class RowFolder:
             if not self._is_claimed():
                 write_whole(self.out / BUDGET, json.dumps(self._settings(), indent=1) + "\n")
 
+    def adopt(self, record: Path) -> int:
+        """Takes over rows that were made elsewhere, and are not here, as measured; their number.
+
+        `record`: rows.json of another folder, or what a benchmark recorded. ValueError where it is
+        neither, or of another budget.
+        """
+        self.claim()
+        try:
+            found = json.loads(record.read_text())
+            budget, rows = (
+                found["budget"],
+                [(row["arm"], row["seed"], row) for row in found["rows"]],
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            expected = 'an object with a "budget" and "rows" of an "arm" and a "seed"'
+            raise ValueError(f"{record}: expected {expected}, got {error!r}") from error
+        self._check(record, settings(budget))
+        return sum(self._take(*each) for each in rows)
+
+    def _take(self, arm: str, seed: int, row: Row) -> bool:
+        path = self.folder(seed, arm) / ROW
+        with held(path.with_name(ROW_LOCK), wait=False) as ours:
+            is_new = ours and not path.is_file()
+            if is_new:
+                write_whole(path, json.dumps(row, indent=1))
+        return is_new
+
     def _is_claimed(self) -> bool:
-        path, wanted = self.out / BUDGET, self._settings()
-        if not path.is_file():
-            return False
-        if (found := json.loads(path.read_text())) != wanted:
-            raise ValueError(f"{path}: expected the budget {wanted}, got {found}")
-        return True
+        path = self.out / BUDGET
+        if path.is_file():
+            self._check(path, json.loads(path.read_text()))
+        return path.is_file()
+
+    def _check(self, path: Path, found: dict[str, Any]) -> None:
+        if found != (wanted := self._settings()):
+            apart = {k: found.get(k) for k in wanted | found if found.get(k) != wanted.get(k)}
+            raise ValueError(f"{path}: expected the budget {wanted}, got another: {apart}")
 
     def _settings(self) -> dict[str, Any]:
-        kept = {k: v for k, v in asdict(self.budget).items() if k not in MAY_CHANGE}
-        return json.loads(json.dumps(kept))
+        return settings(json.loads(json.dumps(asdict(self.budget))))
 
     def folder(self, seed: int, arm: str) -> Path:
         return self.out / f"seed-{seed}" / slug(arm)
@@ -76,6 +105,11 @@ class RowFolder:
         if not rows:
             raise ValueError(f"{self.out}: expected at least one measured arm, found none")
         return rows
+
+
+def settings(budget: dict[str, Any]) -> dict[str, Any]:
+    """What all rows of a table share."""
+    return {name: value for name, value in budget.items() if name not in MAY_CHANGE}
 
 
 def slug(arm: str) -> str:

@@ -115,4 +115,5 @@ def save(rows: Sequence[Row], budget: Budget, out: Path) -> None:
     found = [asdict(goal) for goal in goals(rows, budget)]
     with held(out / "table.lock", wait=True):
         write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
-        write_whole(out / "rows.json", json.dumps({"rows": list(rows), "goals": found}, indent=1))
+        kept = {"budget": asdict(budget), "rows": list(rows), "goals": found}
+        write_whole(out / "rows.json", json.dumps(kept, indent=1))

@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -175,6 +175,38 @@ def test_a_folder_is_of_one_budget_but_seeds_may_be_added(tmp_path):
     RowFolder(tmp_path, replace(one, seeds=(0, 1, 2), threads=2)).claim()
     with pytest.raises(ValueError, match=r"budget\.json: expected the budget"):
         RowFolder(tmp_path, BUDGETS["cpu"]).claim()
+
+
+def recorded(path, budget, *rows):
+    path.write_text(json.dumps({"budget": asdict(budget), "rows": rows}))
+    return path
+
+
+def test_rows_made_elsewhere_are_taken_over_where_there_are_none(tmp_path):
+    one = replace(BUDGETS["quick"], seeds=(0,))
+    folder = RowFolder(tmp_path / "here", replace(one, seeds=(0, 1), threads=2))
+    ours = folder.row("sft", 0, lambda: {"accuracy": 0.5})
+    theirs = [{"arm": "sft", "seed": seed, "accuracy": 0.25} for seed in (0, 1)]
+    record = recorded(tmp_path / "rows.json", one, *theirs)
+    assert [folder.adopt(record), folder.adopt(record)] == [1, 0]
+    assert folder.found(["sft"]) == [ours, theirs[1]]
+    assert folder.row("sft", 1, pytest.fail) == theirs[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"rows": []}', '{"budget": {}, "rows": [{"seed": 0}]}']
+)
+def test_what_is_no_record_is_refused_by_name(tmp_path, text):
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(ValueError, match=r'odd\.json: expected an object with a "budget"'):
+        RowFolder(tmp_path / "here", BUDGETS["quick"]).adopt(tmp_path / "odd.json")
+
+
+def test_rows_of_another_budget_are_refused_and_told_apart(tmp_path):
+    other = replace(BUDGETS["quick"], rft_steps=7)
+    record = recorded(tmp_path / "rows.json", other, {"arm": "sft", "seed": 0})
+    with pytest.raises(ValueError, match=r"rows\.json: expected the budget .*'rft_steps': 7"):
+        RowFolder(tmp_path / "here", BUDGETS["quick"]).adopt(record)
 
 
 class TwoArms(Reproduction):
