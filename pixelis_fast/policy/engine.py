@@ -25,7 +25,7 @@ from pixelis_fast.policy.image import Patches
 from pixelis_fast.policy.kv_budget import evict_cache, host_bytes, needed_bytes, resident_bytes
 from pixelis_fast.policy.model import Policy
 from pixelis_fast.policy.packed import weights_stamp
-from pixelis_fast.policy.prefix_cache import PrefixCache
+from pixelis_fast.policy.prefix_cache import Owner, PrefixCache
 from pixelis_fast.policy.published import Published, Shelf
 from pixelis_fast.policy.rounds import Plan, Run, run_plans
 from pixelis_fast.policy.segments import Segment
@@ -191,9 +191,11 @@ class Engine:
     def publish_bank(self, published: Published, *, salt: str = "") -> None:
         """New sessions (of this salt, if one is given) run under this bank: a pointer's change.
 
-        Open ones keep theirs; all versions share each forward.
+        Open ones keep theirs; all versions share each forward. Prefixes stay of what can be served
+        again: of a thousand versions they would fill the cache's bytes and not be found once.
         """
         self.shelf.publish(published, salt=salt)
+        self.prefixes.retain(self.shelf.versions())
         self._counters.publishes += 1
 
     def rollback(self, version: str, *, salt: str = "") -> Published:
@@ -276,12 +278,11 @@ class Engine:
         rest = opening.after(cache.length)
         return Plan(plan.session, plan.given, rest, cache, position, plan.history)
 
-    def _owner(self, session: Session) -> tuple[str, str, int]:
-        """Whose prefixes a session may use; the stamp also sees an update without a publish."""
+    def _owner(self, session: Session) -> Owner:
         return self._owner_of(session.version, session.salt)
 
-    def _owner_of(self, version: str, salt: str) -> tuple[str, str, int]:
-        return version, salt, weights_stamp(self.policy)
+    def _owner_of(self, version: str, salt: str) -> Owner:
+        return Owner(version, salt, weights_stamp(self.policy))
 
     def _check_budget(self, wanted: Sequence[tuple[KVCache, int]], extra: int = 0) -> None:
         """Raises unless every cache may become resident and grow by its number of tokens."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,16 @@ from pixelis_fast.policy.segments import Segment, cut_segments, held_bytes
 
 MIN_TOKENS = 16
 """A shorter common prefix is computed again: a segment costs each later forward a call."""
+
+
+class Owner(NamedTuple):
+    """Who may use a beginning."""
+
+    version: str
+    salt: str
+    """A tenant."""
+    stamp: int
+    """Of the weights: sees an update in place without a publish."""
 
 
 @dataclass
@@ -51,14 +62,14 @@ class PrefixCache:
     """Least recently used beginnings under a byte budget.
 
     Example:
-        segments = prefixes.find(("v1", "tenant"), chunk)
+        segments = prefixes.find(Owner("v1", "tenant", stamp), chunk)
     """
 
     def __init__(self, *, byte_budget: int) -> None:
         if byte_budget < 0:
             raise ValueError(f"byte_budget: expected >= 0, got {byte_budget}")
         self._byte_budget = byte_budget
-        self._entries: OrderedDict[int, tuple[Hashable, Entry]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Owner, Entry]] = OrderedDict()
         self._next_key = 0
         self.hits = 0
         self.misses = 0
@@ -70,10 +81,10 @@ class PrefixCache:
         tensors = held_bytes(segment.tensor for entry in entries for segment in entry.segments)
         return tensors + sum(TOKEN_BYTES * len(entry.atoms_N) for entry in entries)
 
-    def find(self, owner: Hashable, chunk: Chunk, *, longer_than: int = 0) -> tuple[Segment, ...]:
+    def find(self, owner: Owner, chunk: Chunk, *, longer_than: int = 0) -> tuple[Segment, ...]:
         """Segments of the longest beginning of the chunk that was kept for `owner`, or none.
 
-        At least one token of the chunk is left to compute. `owner` names weights and salt.
+        At least one token of the chunk is left to compute.
         """
         key, length = self._longest(owner, chunk)
         if key is None or length <= longer_than:
@@ -81,11 +92,11 @@ class PrefixCache:
         self._entries.move_to_end(key)
         return self._entries[key][1].part(length)
 
-    def longest(self, owner: Hashable, chunk: Chunk) -> int:
+    def longest(self, owner: Owner, chunk: Chunk) -> int:
         """How many of the chunk's first tokens `find` would supply now."""
         return self._longest(owner, chunk)[1]
 
-    def _longest(self, owner: Hashable, chunk: Chunk) -> tuple[int | None, int]:
+    def _longest(self, owner: Owner, chunk: Chunk) -> tuple[int | None, int]:
         """The entry with the longest beginning, and its length; None and 0 where all are short."""
         lengths = self._common_lengths(owner, chunk, atoms(chunk))
         key = max(lengths, key=lengths.__getitem__, default=None)
@@ -94,7 +105,7 @@ class PrefixCache:
         length = chunk.whole_spans(min(lengths[key], len(chunk.ids) - 1))
         return (key, length) if length >= MIN_TOKENS else (None, 0)
 
-    def keep(self, owner: Hashable, chunk: Chunk, segments: Sequence[Segment]) -> None:
+    def keep(self, owner: Owner, chunk: Chunk, segments: Sequence[Segment]) -> None:
         """Remembers a beginning in place of those that it continues."""
         if not segments or held_bytes(s.tensor for s in segments) > self._byte_budget:
             return
@@ -110,10 +121,16 @@ class PrefixCache:
         while self.nbytes > self._byte_budget:
             self._entries.popitem(last=False)
 
+    def retain(self, versions: Collection[str]) -> None:
+        """Forgets what was kept for other versions."""
+        for key, (owner, _) in list(self._entries.items()):
+            if owner.version not in versions:
+                del self._entries[key]
+
     def clear(self) -> None:
         self._entries.clear()
 
-    def _common_lengths(self, owner: Hashable, chunk: Chunk, atoms_N: np.ndarray) -> dict[int, int]:
+    def _common_lengths(self, owner: Owner, chunk: Chunk, atoms_N: np.ndarray) -> dict[int, int]:
         return {
             key: entry.common(chunk, atoms_N)
             for key, (its_owner, entry) in self._entries.items()

@@ -1,5 +1,7 @@
 """Versions in the engine: a session keeps the one it opened with, new ones get the new one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -103,6 +105,20 @@ def test_a_prefix_belongs_to_its_version(policy, versions):
     engine.rollback("v1")
     got_V = extend(engine, engine.open(), prompt)
     assert engine.stats().prefix_hits == 2
+    assert (got_V - alone(policy, versions[0], prompt)).abs().max() < CLOSE
+
+
+def test_prefixes_stay_of_versions_that_can_be_served_again(policy, versions):
+    engine = Engine(policy, load_picture, config=EngineConfig(keep_versions=1))
+    prompt, first, sizes = opening(policy), None, []
+    for number, published in enumerate([*versions, *versions]):
+        engine.publish_bank(replace(published, version=f"v{number}"))
+        first = first or engine.open()
+        extend(engine, engine.open(), prompt)
+        sizes.append(engine.stats().prefix_bytes)
+    assert sizes[0] > 0
+    assert sizes == sizes[:1] * 4
+    got_V = extend(engine, first, prompt)
     assert (got_V - alone(policy, versions[0], prompt)).abs().max() < CLOSE
 
 
