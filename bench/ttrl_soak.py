@@ -27,7 +27,8 @@ from bench.scenes import scene
 from bench.ttrl_group import learner_config, make_learner, question, unit_agent
 from pixelis_fast.agent import Agent
 from pixelis_fast.audit import verify
-from pixelis_fast.phases.ttrl import open_memory
+from pixelis_fast.memory import ExperienceMemory, MemoryConfig
+from pixelis_fast.phases.ttrl import MEMORY
 from pixelis_fast.phases.ttrl_learner import AUDIT, TtrlLearner
 from pixelis_fast.phases.ttrl_types import TtrlConfig, TtrlEvent
 
@@ -38,6 +39,8 @@ SHARE = 0.1
 """Of the run, at each end, that is compared."""
 MAX_SLOPE_MB = 2.0
 """Of resident memory per 1,000 updates."""
+KEPT = 300
+"""Experiences, soon full: what is stored grows up to its limit, and is not what is looked for."""
 SCENE = "coffee"
 
 
@@ -79,8 +82,9 @@ def measure(options: Options) -> Report:
     agent = unit_agent(options.threads)
     with tempfile.TemporaryDirectory() as name:
         settings = learner_config(Path(name), group=GROUP)
+        limits = MemoryConfig(agent.policy.config.text.hidden_size, max_experiences=KEPT)
         with (
-            open_memory(agent, settings) as memory,
+            ExperienceMemory(Path(name) / MEMORY, limits) as memory,
             agent.loop,
             make_learner(agent, settings, memory) as learner,
         ):
