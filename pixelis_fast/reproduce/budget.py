@@ -17,8 +17,8 @@ class Budget:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str = ""
-    """A preset that ships weights, or a checkpoint's folder, which all arms go on from; without,
-    they begin with random weights."""
+    """A preset that ships weights, or a checkpoint's folder: the supervised policy of all seeds;
+    without, each seed trains its own from random weights."""
     whole: int = 5000
     """Tasks with a whole chain to imitate."""
     grounding: int = 5000
@@ -81,8 +81,6 @@ BUDGETS = {
         CPU,
         start="pixelworld-5m",
         whole=2000,
-        grounding=2000,
-        close=2000,
         chain_steps=300,
         further_steps=300,
         rft_steps=40,
@@ -104,6 +102,7 @@ BUDGETS = {
         device="cuda",
     ),
 }
-"""quick proves that every arm runs; its numbers mean nothing. short goes on from the policy that
-ships: its seeds are of order and draws, not of first weights. Its shifts are milder: under
-lighting of severity 3 that policy answered 41 % of 140 questions of val, one of 24 that count."""
+"""quick proves that every arm runs; its numbers mean nothing. short has the policy that ships as
+its sft, so only the arm without tools trains on data, and seeds are of draws. Its shifts are
+milder: under lighting of severity 3 that policy answered 41 % of 140 questions of val, one of 24
+that count."""

@@ -39,8 +39,6 @@ DRILLS = "drills"
 CHAIN_KINDS = ("whole", "grounding", "close", "retold", DRILLS)
 FURTHER_SEED = 1000
 """Added for chains behind drills: what a step sees follows from the seed."""
-GOING_ON_RATE = 2e-4
-"""Of chains behind a policy that is there already: a quarter of the rate that taught it them."""
 BANK_RANK, BANK_RATE = 16, 1e-3
 """Of reinforcement. Every weight at 2e-4 and a temperature of 1 forgot in 20 steps what imitation
 had taught: of 140 questions of val 68 % were right, 85 % before. Banks, at 0.7, lost less; so did
@@ -129,10 +127,9 @@ def further_config(
 ) -> SftConfig:
     """On chains again, which bring back the calls."""
     config = chains_config(data, policy, out, budget, seed=seed + FURTHER_SEED, loss=loss)
-    rate = GOING_ON_RATE if budget.start else 8e-4
     return replace(
         config,
-        optimizer=schedule(rate, budget.further_steps),
+        optimizer=schedule(8e-4, budget.further_steps),
         curriculum=replace(config.curriculum, hardest_from=0.0),
     )
 

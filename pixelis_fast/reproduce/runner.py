@@ -238,8 +238,8 @@ class Reproduction:
 
     def _grounded(self, seed: int, *, plain: bool = False) -> Path:
         """Without heads there is nothing to teach a tower of its own: it starts with the rest."""
-        if self.budget.start:
-            return Path(TRAINED_PRESETS.get(self.budget.start, self.budget.start))
+        if self._start:
+            return self._start
         self._prepare("grounding")
         self._prepare("close")
         loss = UNIFORM if plain else LossConfig()
@@ -249,14 +249,11 @@ class Reproduction:
         return once(out, lambda: sft.main(config))
 
     def _chains(self, seed: int, arm: str, loss: LossConfig) -> Path:
-        """Chains, drills alone, and chains again from half-way between both; of these, a policy
-        that is there already sees the last."""
+        """Chains, drills alone, and chains again from half-way between both."""
+        ground = self._grounded(seed, plain=loss == UNIFORM)
         for kind in CHAIN_KINDS:
             self._prepare(kind)
-        ground = self._grounded(seed, plain=loss == UNIFORM)
         trained = partial(self._trained, seed, loss)
-        if self.budget.start:
-            return trained(arm, further_config, ground)
         chains = trained(f"{arm}, first chains", chains_config, ground)
         drilled = trained(f"{arm}, drills", drills_config, chains)
         out = self._folder(seed, f"{arm}, half-way")
@@ -276,7 +273,9 @@ class Reproduction:
         return once(out, lambda: sft.main(config))
 
     def _sft_policy(self, seed: int) -> Path:
-        return self._chains(seed, "sft", CHAINS)
+        """A policy that is there already has been through all of it: 300 steps more, at a quarter
+        of the rate that taught it, took the one that ships from 73 % of test to 55 %."""
+        return self._start or self._chains(seed, "sft", CHAINS)
 
     def _rft_policy(self, seed: int, arm: str) -> Path:
         start, out = self._sft_policy(seed), self._folder(seed, arm)
@@ -295,6 +294,11 @@ class Reproduction:
         }[kind]
         folder, world = self._data / kind, PixelWorldConfig(seed=WORLD_SEED)
         once(folder, lambda: prepare(folder, config, world))
+
+    @property
+    def _start(self) -> Path | None:
+        start = self.budget.start
+        return Path(TRAINED_PRESETS.get(start, start)) if start else None
 
     @property
     def _data(self) -> Path:

@@ -92,17 +92,8 @@ def test_drills_stand_between_two_goes_of_chains(tmp_path, monkeypatch):
     assert len(configs) == 3, "each is trained once"
 
 
-def test_a_policy_that_is_there_already_sees_further_chains_alone(tmp_path, monkeypatch):
-    configs = []
-
-    def trained(config):
-        configs.append(config)
-        return saved(Path(config.out) / sft.POLICY, 1)
-
-    monkeypatch.setattr(runner.sft, "main", trained)
+def test_a_policy_that_is_there_already_is_the_trained_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.sft, "main", pytest.fail)
     run = Unprepared(tmp_path, BUDGETS["short"])
     assert "sft, uniform weights, no heads" not in run.arms()
-    run._chains(0, "sft", CHAINS)
-    [further] = configs
-    assert Path(further.policy) == TRAINED_PRESETS[BUDGETS["short"].start]
-    assert further.optimizer.total_steps == BUDGETS["short"].further_steps
+    assert run._sft_policy(0) == TRAINED_PRESETS[BUDGETS["short"].start]
