@@ -145,7 +145,8 @@ def events_of(out: Path) -> list[TtrlEvent]:
 
 
 def event_of(row: Row) -> TtrlEvent:
-    return TtrlEvent(**row | {"status": TtrlStatus(row["status"])})
+    told = {"status": TtrlStatus(row["status"]), "answers": tuple(row.get("answers", ()))}
+    return TtrlEvent(**row | told)
 
 
 def whole_rows(path: Path) -> Iterator[Row]:

@@ -72,6 +72,7 @@ class TtrlLearner:
                 neighbours = self._neighbours(key, tenant)
                 group = hold_vote(trajectories, neighbours, self.parts.judge, self.config)
             event = self._event(sample, tenant, group, self._learn(group, tenant))
+            event = replace(event, answers=tuple(t.answer for t in trajectories))
             self._store(event, experience_of(group, key, tenant, self.num_queries))
             self.num_queries += 1
             self._is_whole = True

@@ -140,6 +140,8 @@ class TtrlEvent:
     """What serves after this query."""
     update: dict[str, Any] = field(default_factory=dict)
     """Losses, KL in both forms, beta, step, canary, fingerprint, pause; empty without an update."""
+    answers: tuple[str | None, ...] = ()
+    """Of all trajectories that were run; None where one came to none."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage; not part of what a repeated run must give again."""
 

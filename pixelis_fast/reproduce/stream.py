@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,10 @@ class Learned:
 
     vote_accuracy: float | None
     """Of the votes that did not abstain; None where all did."""
+    one_accuracy: float
+    """Of one trajectory of a group, drawn at random: what is selected without vote or gate."""
+    one_where_voted: float | None
+    """The same over the queries whose vote did not abstain."""
     abstained: float
     updates: int
     published: int
@@ -82,16 +87,19 @@ def learned(
         for event, sample in zip(events, samples, strict=True)
         if not sample.id.endswith("adversarial")
     ]
-    voted = [
-        answer_score(sample.answer_kind, event.answer, sample.answer or "")
+    is_voted = [event.status is not TtrlStatus.ABSTAINED for event, _ in pairs]
+    voted = [is_right(event.answer, sample) for event, sample in compress(pairs, is_voted)]
+    ones = [
+        float(np.mean([is_right(answer, sample) for answer in event.answers]))
         for event, sample in pairs
-        if event.status is not TtrlStatus.ABSTAINED
     ]
     published = [event.kl for event in events if event.status is TtrlStatus.PUBLISHED]
     kls = [kl for kl in published if kl is not None]
     updating = [stages["update"] for stages in seconds if "update" in stages]
     return Learned(
-        vote_accuracy=float(np.mean(voted)) if voted else None,
+        vote_accuracy=mean_or_none(voted),
+        one_accuracy=float(np.mean(ones)),
+        one_where_voted=mean_or_none(compress(ones, is_voted)),
         abstained=1 - len(voted) / len(pairs),
         updates=sum(event.status in UPDATED for event in events),
         published=len(published),
@@ -100,3 +108,7 @@ def learned(
         below_top=mean_or_none(kl <= corridor.high for kl in kls),
         seconds_per_update=float(np.median(updating)) if updating else None,
     )
+
+
+def is_right(answer: str | None, sample: Sample) -> float:
+    return answer_score(sample.answer_kind, answer, sample.answer or "")

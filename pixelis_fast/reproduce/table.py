@@ -16,6 +16,16 @@ from pixelis_fast.reproduce.goals import Goal, Goals
 from pixelis_fast.reproduce.held import held
 from pixelis_fast.reproduce.rows import Row
 
+
+def times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def streamed(row: Row, column: str) -> float | None:
+    """A share of the stream's queries, in percent; None for an arm that saw none."""
+    return times(100, row.get("ttrl", {}).get(column))
+
+
 COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "accuracy": ("accuracy %", lambda row: 100 * row["accuracy"]),
     "drawn": ("drawn %", lambda row: times(100, row.get("drawn", {}).get("accuracy"))),
@@ -25,14 +35,14 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "rapr": ("RaPR", lambda row: row["rapr"]),
     "racpr": ("RaCPR", lambda row: row["racpr"]),
     "kl": ("KL median", lambda row: row.get("ttrl", {}).get("kl_median")),
-    "corridor": ("in corridor %", lambda row: times(100, row.get("ttrl", {}).get("in_corridor"))),
+    "corridor": ("in corridor %", lambda row: streamed(row, "in_corridor")),
+    "one": ("one of a group %", lambda row: streamed(row, "one_accuracy")),
+    "one_where_voted": ("where voted %", lambda row: streamed(row, "one_where_voted")),
+    "vote": ("vote %", lambda row: streamed(row, "vote_accuracy")),
+    "abstained": ("abstained %", lambda row: streamed(row, "abstained")),
     "latency": ("latency s", lambda row: row["latency_s"]),
 }
 GOAL_TITLES = ("goal", "wanted", "measured", "holds", "rests on")
-
-
-def times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:

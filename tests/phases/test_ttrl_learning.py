@@ -24,6 +24,7 @@ def test_a_query_is_answered_learned_published_and_remembered(bench):
     start, ema = learning.updater.bank.copy(), learning.updater.ema.copy()
     event = learning.step()
     assert (event.answer, event.status, event.num_answered) == ("24", TtrlStatus.PUBLISHED, 4)
+    assert event.answers == ("24", "24", "24", "7")
     assert event.version == learning.agent.engine.version == f"{VERSION}+ttrl-1"
     assert not learning.updater.bank.equals(start)
     assert served(learning).equals(learning.updater.bank)

@@ -94,16 +94,19 @@ def test_the_stream_has_an_adversarial_segment_and_forgets_its_pictures(agent, t
     assert samples[0].media[0].id not in agent.tools.store
 
 
-def event(status: TtrlStatus, answer: str | None, kl: float | None = None) -> TtrlEvent:
+def event(
+    status: TtrlStatus, answer: str | None, kl: float | None = None, others: tuple = ("kx", None)
+) -> TtrlEvent:
     update = {} if kl is None else {"drift": {"exact": kl}}
-    return TtrlEvent(0, "s", "t", status, "", answer, 0.9, 8, "v", update)
+    answers = (answer, *others)
+    return TtrlEvent(0, "s", "t", status, "", answer, 0.9, 8, "v", update, answers)
 
 
 def test_what_was_learned_leaves_the_adversarial_out():
     sample = Sample("read-1", (), "?", "KX", AnswerKind.EXACT)
     events = [
         event(TtrlStatus.PUBLISHED, "kx", 0.15),
-        event(TtrlStatus.ABSTAINED, "no"),
+        event(TtrlStatus.ABSTAINED, "no", others=("no", "no")),
         event(TtrlStatus.PUBLISHED, "no", 0.25),
         event(TtrlStatus.DROPPED, "no", 0.5),
         event(TtrlStatus.PUBLISHED, "no", 0.01),
@@ -112,6 +115,8 @@ def test_what_was_learned_leaves_the_adversarial_out():
     samples = [sample, sample, sample, other, other]
     found = learned(events, samples, corridor=CorridorConfig(low=0.10, high=0.20))
     assert found.vote_accuracy == 0.5
+    assert found.one_accuracy == pytest.approx((2 / 3 + 0 + 1 / 3) / 3)
+    assert found.one_where_voted == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert found.abstained == pytest.approx(1 / 3)
     assert (found.updates, found.published) == (4, 3)
     assert found.in_corridor == pytest.approx(1 / 3), "too small an update is not in the corridor"
