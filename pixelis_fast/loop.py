@@ -96,7 +96,7 @@ class Loop:
         )
         self._queue: deque[Run] = deque()
         self._news = threading.Condition()
-        self._has_news = self._is_closing = False
+        self._has_news = self._is_closing = self._takes_actions = False
         self._crash: BaseException | None = None
         self._actions: list[tuple[Callable[[], Any], Future[Any]]] = []
         self._users = 0
@@ -156,7 +156,9 @@ class Loop:
         """
         done: Future[Result] = Future()
         with self._news:
-            is_queued = self.is_running and threading.current_thread() is not self._thread
+            # A loop that is closing may be in its last forward.
+            is_served = self._takes_actions and self._thread is not None
+            is_queued = is_served and threading.current_thread() is not self._thread
             if is_queued:
                 self._actions.append((action, done))
                 self._has_news = True
@@ -174,6 +176,7 @@ class Loop:
             self._users += 1
             if self._users == 1:
                 self._is_closing, self._crash = False, None
+                self._takes_actions = True
                 # The number of compute threads belongs to a thread, and is asked for by this one.
                 threads = torch.get_num_threads()
                 self._thread = threading.Thread(
@@ -266,6 +269,14 @@ class Loop:
             except BaseException as error:  # the caller's own, and it gets it
                 done.set_exception(error)
 
+    def _act_for_the_last_time(self) -> None:
+        while True:
+            self._act()
+            with self._news:
+                if not self._actions:
+                    self._takes_actions = False
+                    return
+
     def _count(self) -> None:
         self._engine_stats, self._counted_s = self.engine.stats(), time.monotonic()
 
@@ -302,7 +313,7 @@ class Loop:
             self._is_closing = True
             left = [*self._batch.live, *self._queue]
             self._queue.clear()
-        self._act()
+        self._act_for_the_last_time()
         status = RolloutStatus.CANCELLED if self._crash is None else RolloutStatus.FAILED
         for run in left:
             self._batch.end(run, status, self._crash)

@@ -15,7 +15,7 @@ from typing import Any
 from pixelis_fast.loop_run import Guess, Run
 from pixelis_fast.loop_types import LoopConfig, LoopStats
 from pixelis_fast.schemas import TOOL_SCHEMAS, CallError, argument_schema, parse_call
-from pixelis_fast.tools import PendingCall, Preparation, ToolBox
+from pixelis_fast.tools import PendingCall, Preparation, ToolBox, ToolError
 from pixelis_fast.types import Media, MediaKind, ToolCall
 
 AT_ARRIVAL = ("segment", "read_text")
@@ -23,9 +23,9 @@ PREPARED = frozenset({"segment", "track", "read_text"})
 NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"(\w+)"')
 MEDIA = re.compile(r'"media"\s*:\s*(\d+)\s*[,}]')
 TIMES = {
-    "segment": re.compile(r'"time"\s*:\s*([\d.]+)\s*[,}]'),
-    "read_text": re.compile(r'"time"\s*:\s*([\d.]+)\s*[,}]'),
-    "track": re.compile(r'"start"\s*:\s*([\d.]+)\s*[,}]'),
+    "segment": re.compile(r'"time"\s*:\s*(\d+(?:\.\d+)?)\s*[,}]'),
+    "read_text": re.compile(r'"time"\s*:\s*(\d+(?:\.\d+)?)\s*[,}]'),
+    "track": re.compile(r'"start"\s*:\s*(\d+(?:\.\d+)?)\s*[,}]'),
 }
 """Where a call says which frame of a video it looks at first."""
 
@@ -107,7 +107,11 @@ class Ahead:
         run.named = self._prepare(found[1], media, time_s)
 
     def _prepare(self, operation: str, media: Media, time_s: float | None) -> Preparation | None:
-        preparation = self._tools.prepare(operation, media, time_s=time_s)
+        try:
+            preparation = self._tools.prepare(operation, media, time_s=time_s)
+        except ToolError:
+            # A time beyond the clip, say: the call itself will tell the policy.
+            return None
         self._stats.prefetches += preparation is not None and preparation.is_new
         return preparation
 

@@ -16,7 +16,7 @@ from pixelis_fast.loop import Loop, Request, RolloutTicket
 from pixelis_fast.loop_choosers import Chooser, Sampler
 from pixelis_fast.loop_types import check_positive
 from pixelis_fast.policy.sampling import Sampling
-from pixelis_fast.types import Sample, Trajectory
+from pixelis_fast.types import RolloutStatus, Sample, Trajectory
 
 __all__ = ["Chooser", "MakeChooser", "Rollout", "RolloutConfig", "Sampler"]
 
@@ -143,3 +143,11 @@ def wait_for(tickets: Sequence[RolloutTicket]) -> list[Trajectory]:
         for ticket in tickets:
             ticket.cancel()
         raise
+
+
+def first_failure(trajectories: Sequence[Trajectory]) -> str | None:
+    """What ended the first that failed; RuntimeError where all did: going on mends nothing."""
+    errors = [t.error for t in trajectories if t.status is RolloutStatus.FAILED]
+    if len(errors) == len(trajectories):
+        raise RuntimeError(f"rollout: none of {len(errors)} ran to its end; the first: {errors[0]}")
+    return errors[0] if errors else None

@@ -45,6 +45,9 @@ class Pictures:
     def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
         """Both stay."""
 
+    def settings(self) -> dict[str, Any]:
+        return {"pictures": PICTURES}
+
 
 def calls_segment(trajectory: Trajectory) -> float:
     """1 where the policy names that tool: by chance about one time in ten."""

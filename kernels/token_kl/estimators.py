@@ -79,4 +79,6 @@ def _slope(form: str, log_ratio_N: Tensor, importance_N: Tensor | None) -> Tenso
         return torch.ones_like(log_ratio_N)
     if form == "k3":
         return -torch.expm1(-log_ratio_N)
-    return log_ratio_N if importance_N is None else importance_N * log_ratio_N
+    if form == "k2" or importance_N is None:
+        return log_ratio_N
+    return importance_N * log_ratio_N

@@ -14,6 +14,7 @@ from pixelis_fast.eval.journal import Entry, Journal
 from pixelis_fast.eval.report import Told
 from pixelis_fast.eval.results import ArmEntries
 from pixelis_fast.eval.trace_html import trace_html
+from pixelis_fast.rollout import first_failure
 from pixelis_fast.types import Sample, Trajectory
 
 
@@ -51,7 +52,8 @@ class ArmRun:
 
     def go_on(self, bar: Progress) -> None:
         """Asks what is not answered yet."""
-        done = {(entry.case, entry.seed) for entry in self._journal.entries()}
+        entries = self._journal.entries()
+        done = {(entry.case, entry.seed) for entry in entries if entry.is_answered}
         todo = [
             (seed, number, case)
             for seed in self._plan.seeds
@@ -77,6 +79,9 @@ class ArmRun:
     def _answer(self, batch: Sequence[tuple[int, int, Case]], samples: Sequence[Sample]) -> None:
         seed, numbers = batch[0][0], [number for _, number, _ in batch]
         trajectories = self._answerer.run(samples, numbers=numbers, seed=seed)
+        # One question may be too large for this machine; a whole batch means that nothing works.
+        if len(trajectories) > 1:
+            first_failure(trajectories)
         for number, trajectory in zip(numbers, trajectories, strict=True):
             if seed == self._plan.seeds[0] and number < self._plan.traces:
                 write_whole(self._trace_path(number), self._trace(trajectory))

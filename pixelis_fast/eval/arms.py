@@ -11,7 +11,7 @@ from pixelis_fast.eval.embeddings import in_own_span
 from pixelis_fast.grammar import ToolGrammar
 from pixelis_fast.loop_types import Request
 from pixelis_fast.policy.sampling import seed_of
-from pixelis_fast.rollout import wait_for
+from pixelis_fast.rollout import reseeded, wait_for
 from pixelis_fast.types import Sample, Trajectory
 
 
@@ -81,8 +81,13 @@ class Answerer:
     def _request(self, sample: Sample, seed: int) -> Request:
         asked = sample if self.arm.tools else toolless(sample)
         [request] = self.agent.rollout.requests([asked])
-        sampling = replace(request.sampling, seed=request.sampling.seed + seed)
-        return replace(request, sampling=sampling, grammar=self._grammar, embeddings=True)
+        return replace(
+            request,
+            sampling=reseeded(request.sampling, seed),
+            call_sampling=request.call_sampling and reseeded(request.call_sampling, seed),
+            grammar=self._grammar,
+            embeddings=True,
+        )
 
 
 def answer_grammar(agent: Agent) -> ToolGrammar:

@@ -15,6 +15,7 @@ from pixelis_fast.eval.arm_run import Plan
 from pixelis_fast.eval.arms import Arm
 from pixelis_fast.eval.benchmarks import BENCHMARKS
 from pixelis_fast.eval.run import REPORT, EvalConfig, main
+from pixelis_fast.types import RolloutStatus
 
 SAMPLES, NO_TOOLS, NOTHING = "samples", "no-tools", "nothing"
 
@@ -48,7 +49,10 @@ def evaluate(
         plan=Plan(seeds=tuple(range(seeds)), batch=batch, traces=traces),
     )
     console = Console()
-    console.print(results_table(main(config)))
+    results = main(config)
+    console.print(results_table(results))
+    if any(num_failed(arm) for arm in results["arms"].values()):
+        console.print("failed questions count as wrong; the same command asks them again")
     console.print(f"report in {escape(str(out / REPORT))}")
 
 
@@ -62,9 +66,15 @@ def arms(agent: AgentConfig, baseline: str) -> tuple[Arm, ...]:
     return Arm("baseline", replace(agent, policy=baseline)), ours
 
 
+def num_failed(arm: dict[str, Any]) -> int:
+    """Questions that the machine failed on: they count as wrong, and are asked again next time."""
+    failures = (RolloutStatus.FAILED, RolloutStatus.CANCELLED)
+    return sum(arm["statuses"].get(each.value, 0) for each in failures)
+
+
 def results_table(results: dict[str, Any]) -> Table:
     """One row per arm."""
-    table = Table("arm", "score", "95 % interval", "gain", "calls", "visual fidelity")
+    table = Table("arm", "score", "95 % interval", "gain", "calls", "visual fidelity", "failed")
     for name, arm in results["arms"].items():
         interval, gain = arm["over_samples"], arm.get("gain", {}).get("relative")
         table.add_row(
@@ -74,5 +84,6 @@ def results_table(results: dict[str, Any]) -> Table:
             "" if gain is None else f"{100 * gain:+.2f} %",
             f"{arm['chains']['length']:.2f}",
             "" if arm["chains"]["visfid"] is None else f"{arm['chains']['visfid']:.3f}",
+            str(num_failed(arm)),
         )
     return table

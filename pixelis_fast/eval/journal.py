@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelis_fast.trace import trajectory_from_json
-from pixelis_fast.types import Trajectory
+from pixelis_fast.types import RolloutStatus, Trajectory
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Entry:
     seed: int
     score: float
     trajectory: Trajectory
+
+    @property
+    def is_answered(self) -> bool:
+        """False where the machine failed, and not the policy: worth asking again."""
+        return self.trajectory.status not in (RolloutStatus.FAILED, RolloutStatus.CANCELLED)
 
 
 class Journal:
@@ -54,8 +59,10 @@ class Journal:
             os.fsync(file.fileno())
 
     def entries(self) -> list[Entry]:
+        """Of each question and seed the last one: what failed may have been asked again."""
         with self._path.open(encoding="utf-8") as lines:
-            return [self._entry(number, line) for number, line in enumerate(lines, start=1)]
+            found = [self._entry(number, line) for number, line in enumerate(lines, start=1)]
+        return list({(each.case, each.seed): each for each in found}.values())
 
     def _entry(self, number: int, line: str) -> Entry:
         try:

@@ -85,10 +85,16 @@ def is_valid(step: Step) -> bool:
 
 
 def _racpr(pairs: Sequence[tuple[Step, Step]]) -> float | None:
-    if not all(step.embedding for pair in pairs for step in pair):
+    """None where no step has an embedding. One that a run's end left without is no call that
+    worked; should it be one, nothing is known of its pairs."""
+    if not any(step.embedding for pair in pairs for step in pair):
         return None
+    worked = [is_valid(one) and is_valid(other) for one, other in pairs]
+    known = [bool(one.embedding and other.embedding) for one, other in pairs]
     return mean_or_none(
-        is_valid(one) and is_valid(other) and are_coherent(one, other) for one, other in pairs
+        are_valid and are_coherent(*pair)
+        for pair, are_valid, is_known in zip(pairs, worked, known, strict=True)
+        if is_known or not are_valid
     )
 
 

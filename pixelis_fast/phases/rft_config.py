@@ -12,6 +12,7 @@ from pixelis_fast.loop_types import check_positive
 from pixelis_fast.optimizer import OptimizerConfig
 from pixelis_fast.phases.rft_loss import LossConfig
 from pixelis_fast.phases.rft_source import SampleSource
+from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.reward_stages import StagesConfig
 from pixelis_fast.rewards import RewardConfig, TaskReward, task_reward
 
@@ -75,12 +76,18 @@ class RftConfig:
         rollout = self.agent.rollout
         if not rollout.grammar or rollout.call_sampling is not None:
             raise ValueError("agent.rollout: expected grammar and one sampling for all tokens")
+        if rollout.sampling != Sampling():
+            raise ValueError(
+                "agent.rollout.sampling: expected the default beside the run's own temperature and "
+                f"seed, got {rollout.sampling}"
+            )
 
     def run_settings(self) -> dict[str, Any]:
         """What a run that is resumed must share with the one it resumes, as JSON reads it."""
         row = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("out", "source", "task_reward", "steps", "save_every"):
+        for name in ("out", "task_reward", "steps", "save_every"):
             row.pop(name)
+        row["source"] = self.source.settings()
         row["agent"] = self.agent.to_json() | {"threads": None}
         for name in ("optimizer", "loss", "rewards", "advantages", "stages"):
             row[name] = asdict(row[name])

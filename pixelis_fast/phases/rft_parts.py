@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pixelis_fast.agent import Agent, build_agent
@@ -12,7 +12,7 @@ from pixelis_fast.phases.rft_loss import Learnable
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.schemas import TOOL_SCHEMAS
-from pixelis_fast.types import RewardParts, RolloutStatus, Trajectory
+from pixelis_fast.types import RewardParts
 
 SOLVED = 0.999
 """Task reward from which a trajectory may be imitated."""
@@ -49,14 +49,6 @@ def grammar_of(agent: Agent) -> ToolGrammar:
 def first_seed(config: RftConfig, step: int) -> int:
     """Of the step's trajectories; those behind it have the next ones."""
     return seed_of(config.seed, step * config.prompts * config.group)
-
-
-def first_failure(trajectories: Sequence[Trajectory]) -> str | None:
-    """What ended the first that failed; RuntimeError where all did, which no later step mends."""
-    errors = [t.error for t in trajectories if t.status is RolloutStatus.FAILED]
-    if len(errors) == len(trajectories):
-        raise RuntimeError(f"rollout: none of {len(errors)} ran to its end; the first: {errors[0]}")
-    return errors[0] if errors else None
 
 
 def best_of_groups(parts: list[RewardParts], group: int) -> set[int]:

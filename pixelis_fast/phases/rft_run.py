@@ -17,7 +17,6 @@ from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import Learnable, LossMaker, LossReport
 from pixelis_fast.phases.rft_parts import (
     best_of_groups,
-    first_failure,
     first_seed,
     grammar_of,
     new_bank,
@@ -39,6 +38,7 @@ from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.progress import step_bar
 from pixelis_fast.reward_stages import Stages
 from pixelis_fast.rewards import score_group, transitions_of
+from pixelis_fast.rollout import first_failure
 from pixelis_fast.snapshots import check_settings, cut_log, latest_snapshot, save_snapshot
 from pixelis_fast.types import RewardParts, Trajectory
 
@@ -200,11 +200,12 @@ class RftRun:
         """From the newest snapshot; ValueError where that run had other settings."""
         self.out.mkdir(parents=True, exist_ok=True)
         state = latest_snapshot(self.out / SNAPSHOTS)
+        if state is not None:
+            check_settings(json.loads(state["settings"]), self.config.run_settings(), self.out)
         self.step_number = 0 if state is None else state["step"]
         cut_log(self.out / LOG, self.step_number)
         if state is None:
             return
-        check_settings(json.loads(state["settings"]), self.config.run_settings(), self.out)
         self.optimizer.load(state["optimizer"])
         self.dynamics.load_state_dict(state["dynamics"])
         self.stages.load_state_dict(state["stages"])

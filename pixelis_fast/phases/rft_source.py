@@ -5,9 +5,11 @@ A source is a function of the index alone, so a run that is resumed asks what it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,12 +32,15 @@ class SampleSource(Protocol):
     def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
         """Nobody needs these samples' media any more, until one is asked for again."""
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the samples, as JSON has it: a run does not go on with others."""
+
 
 class ShuffledSamples:
     """A list of samples, in another order each time round."""
 
     def __init__(self, samples: Sequence[Sample], *, seed: int = 0) -> None:
-        self._samples = samples
+        self._samples, self._seed = samples, seed
         self._order = Shuffle(len(samples), seed=seed)
 
     def __call__(self, index: int, tools: ToolBox) -> Sample:
@@ -44,13 +49,18 @@ class ShuffledSamples:
     def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
         """Nothing: who made the samples put their media there."""
 
+    def settings(self) -> dict[str, Any]:
+        names = "\n".join(f"{sample.id} {sample.question}" for sample in self._samples)
+        return {"samples": digest(names.encode()), "seed": self._seed}
+
 
 class RecordSamples:
     """The questions of a folder of Chain-of-Thought-Action records; their chains are not used."""
 
     def __init__(self, folder: Path, *, seed: int = 0) -> None:
-        self._folder = folder
+        self._folder, self._seed = folder, seed
         self._records = list(read_records(folder / FILE_NAME))
+        self._digest = digest((folder / FILE_NAME).read_bytes())
         self._order = Shuffle(len(self._records), seed=seed)
 
     def __call__(self, index: int, tools: ToolBox) -> Sample:
@@ -60,6 +70,10 @@ class RecordSamples:
 
     def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
         forget_media(samples, tools)
+
+    def settings(self) -> dict[str, Any]:
+        """A folder whose records were changed is another, wherever it lies."""
+        return {"records": self._digest, "seed": self._seed}
 
 
 class PixelWorldSamples:
@@ -73,7 +87,8 @@ class PixelWorldSamples:
         split: str = "train",
         first: int = 0,
     ) -> None:
-        self._world = PixelWorld(config or PixelWorldConfig())
+        self._config = config or PixelWorldConfig()
+        self._world = PixelWorld(self._config)
         self._folder, self._split, self._first = folder, split, first
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -89,6 +104,13 @@ class PixelWorldSamples:
 
     def release(self, samples: Sequence[Sample], tools: ToolBox) -> None:
         forget_media(samples, tools)
+
+    def settings(self) -> dict[str, Any]:
+        return {"world": asdict(self._config), "split": self._split, "first": self._first}
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def forget_media(samples: Sequence[Sample], tools: ToolBox) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from pixelis_fast.advantages import UNSCORED
 from pixelis_fast.agent import Agent, AgentConfig, build_agent
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, save_media
 from pixelis_fast.data.shift import ShiftConfig
@@ -97,11 +98,23 @@ def measure(
     """
     answerer = Answerer(Arm(title, agent.config, tools=tools), agent)
     journal = Journal(folder / ANSWERS)
-    done = {entry.case for entry in journal.entries()}
+    done = {entry.case for entry in journal.entries() if is_told(entry)}
     todo = [question for question in questions if question.name not in done]
     for batch in track(list(batches(todo, BATCH)), title):
         journal.add(answered(answerer, batch, folder / "media"))
-    return measured([entry.trajectory for entry in journal.entries()])
+    entries = journal.entries()
+    if untold := [entry for entry in entries if not is_told(entry)]:
+        first = untold[0].trajectory
+        raise RuntimeError(
+            f"{folder}: {len(untold)} of {len(entries)} questions came to no end of their own; the "
+            f"first: {first.status}, {first.error}. Start again to ask them again"
+        )
+    return measured([entry.trajectory for entry in entries])
+
+
+def is_told(entry: Entry) -> bool:
+    """A row is about a policy: what a machine broke off is asked again."""
+    return entry.trajectory.status not in UNSCORED
 
 
 def answered(answerer: Answerer, batch: Sequence[Question], folder: Path) -> list[Entry]:

@@ -58,6 +58,16 @@ def test_counts_by_hand():
     assert metrics.visfid is None
 
 
+def test_a_chain_that_was_cut_off_does_not_blank_the_others():
+    """Its last call has neither observation nor embedding: that pair did not work."""
+    whole = trajectory(zoom(0), zoom(100, NEARER))
+    pending = Step(0, 0, ToolCall("zoom", {"media": 0, "box": [0, 0, 9, 9]}))
+    cut = Trajectory(SAMPLE, policy_version="v", seed=0, steps=[zoom(0), pending])
+    assert chain_metrics([whole, cut]).racpr == pytest.approx(1 / 2)
+    unknown = trajectory(zoom(0), zoom(100, None))
+    assert chain_metrics([whole, unknown]).racpr == 1
+
+
 def test_what_cannot_be_measured_is_none():
     untold = replace(SAMPLE, answer=None)
     metrics = chain_metrics([trajectory(sample=untold)])

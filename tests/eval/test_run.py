@@ -17,13 +17,13 @@ from pixelis_fast.eval import run as eval_run
 from pixelis_fast.eval.arm_run import Plan
 from pixelis_fast.eval.arms import Answerer, Arm, open_agents, toolless
 from pixelis_fast.eval.cases import benchmark_cases, file_cases
-from pixelis_fast.eval.command import arms, evaluate
+from pixelis_fast.eval.command import arms, evaluate, num_failed, results_table
 from pixelis_fast.eval.journal import Journal
 from pixelis_fast.eval.run import EvalConfig, main
 from pixelis_fast.options import takes_agent_options
 from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.rollout import RolloutConfig
-from pixelis_fast.types import AnswerKind, Evidence
+from pixelis_fast.types import AnswerKind, Evidence, RolloutStatus
 from tests.eval import releases
 
 ROLLOUT = RolloutConfig(
@@ -182,6 +182,47 @@ def test_a_benchmark_runs(tmp_path):
     found = main(config)
     assert found["cases"] == 1
     assert set(found["arms"]["without tools"]["scores"]) == {"overall", "direct_attributes"}
+
+
+def failing(trajectory):
+    return replace(trajectory, status=RolloutStatus.FAILED, error="out of memory", answer=None)
+
+
+def test_what_the_machine_failed_on_is_told_and_asked_again(samples, tmp_path, monkeypatch):
+    run = Answerer.run
+
+    def broken(self, samples, **named):
+        first, *others = run(self, samples, **named)
+        return [failing(first), *others]
+
+    config = config_of(samples, tmp_path, arms=ARMS[1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(arm_run.Answerer, "run", broken)
+        found = main(config)
+    assert num_failed(found["arms"]["with <tools>"]) == 2, "the first of two batches each"
+    assert "2" in list(results_table(found).columns[-1].cells)
+    again = main(config)
+    assert num_failed(again["arms"]["with <tools>"]) == 0
+    assert sum(again["arms"]["with <tools>"]["statuses"].values()) == 3
+
+
+def test_a_batch_that_fails_as_a_whole_ends_the_run(samples, tmp_path, monkeypatch):
+    run = Answerer.run
+    monkeypatch.setattr(
+        arm_run.Answerer, "run", lambda self, *a, **n: [failing(t) for t in run(self, *a, **n)]
+    )
+    with pytest.raises(RuntimeError, match="none of 2 ran to its end; the first: out of memory"):
+        main(config_of(samples, tmp_path))
+
+
+def test_every_seed_draws_its_own_calls(samples):
+    """Also where only calls are drawn."""
+    rollout = replace(ROLLOUT, sampling=Sampling(), call_sampling=Sampling(temperature=1.0))
+    arm = Arm("calls are drawn", replace(UNIT, rollout=rollout))
+    answerer = Answerer(arm, opened((arm,))[0])
+    sample = file_cases(samples).cases[0].sample(answerer.agent.tools)
+    seeds = [answerer._request(sample, seed).call_sampling.seed for seed in range(3)]
+    assert len(set(seeds)) == 3
 
 
 def test_without_tools_there_is_nothing_to_call(samples):

@@ -34,6 +34,8 @@ OPTIONS = {
     "exact kl": KL,
     "k3 with the exact gradient": {**KL, "kl_value": "k3"},
     "reverse kl": {**KL, "kl_value": "k3", "kl_gradient": "reverse_kl"},
+    "k1": {**KL, "kl_value": "k1", "kl_gradient": "k1"},
+    "k2": {**KL, "kl_value": "k2", "kl_gradient": "k2"},
     "k3, clamped": {**KL, "kl_value": "k3", "kl_gradient": "k3", "kl_clamp": 0.1},
     "temperature": {**KL, "temperature": 0.8},
     "all": {**KL, **IMITATION, "entropy_weight": 0.05, "softcap": 30.0},

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -230,6 +231,35 @@ def test_actions_run_between_forwards(agent, coins):
     assert loop.engine_stats().publishes == 1
     assert loop.between_ticks(lambda: 3) == 3
     assert first.trajectory.ids == second.trajectory.ids
+
+
+def test_no_action_runs_beside_the_last_forward(agent, coins, monkeypatch):
+    """A loop that is asked to close finishes its forward first."""
+    other = variant(agent)
+    coins = coins_of(other)
+    inside, go_on, extend = threading.Event(), threading.Event(), other.engine.extend
+
+    def held(*given, **named):
+        inside.set()
+        assert go_on.wait(20)
+        try:
+            return extend(*given, **named)
+        finally:
+            inside.clear()
+
+    monkeypatch.setattr(other.engine, "extend", held)
+    other.loop.start()
+    other.loop.submit(ask(coins, 0))
+    assert inside.wait(20)
+    with ThreadPoolExecutor(2) as pool:
+        closing = pool.submit(other.loop.close)
+        until(lambda: not other.loop.is_running)
+        action = pool.submit(other.loop.between_ticks, inside.is_set)
+        time.sleep(0.1)
+        assert not action.done()
+        go_on.set()
+        assert action.result(20) is False
+        closing.result(20)
 
 
 def test_a_loop_without_requests_sleeps(agent, coins):

@@ -169,6 +169,16 @@ def test_a_named_tool_that_is_not_called_is_cancelled(agent):
     assert (stats.prefetches, stats.prefetch_used, stats.prefetch_cancelled) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("time", ["50.0", "1.2.3"])
+def test_a_frame_that_is_not_there_is_the_calls_own_error(agent, time):
+    """Nothing is prepared of it, and the policy reads what was wrong."""
+    read = call_text("read_text", media=0, time=9).replace("9", time)
+    free = {"constrained": False, "jump_ahead": False}
+    trajectory = run(agent, read, ANSWER, name="carphone_pristine.mp4", **free)
+    assert trajectory.steps[0].observation.error is not None
+    assert trajectory.answer is not None
+
+
 def test_real_preparations_serve_real_calls(agent):
     """Text places found ahead: the reading is the same, and its detection was not run again."""
     plain, ready = (with_tools(agent, None, prefetch=flag) for flag in (False, True))

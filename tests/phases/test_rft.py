@@ -17,9 +17,10 @@ from pixelis_fast.data.cota import FILE_NAME, CotaRecord, write_records
 from pixelis_fast.phases.rft import Ablation, main, rewards_without
 from pixelis_fast.phases.rft_config import RftConfig
 from pixelis_fast.phases.rft_loss import LossConfig
-from pixelis_fast.phases.rft_run import RftRun
+from pixelis_fast.phases.rft_run import LOG, RftRun
 from pixelis_fast.phases.rft_source import PixelWorldSamples, RecordSamples, ShuffledSamples
 from pixelis_fast.policy.mismatch import MismatchError
+from pixelis_fast.policy.sampling import Sampling
 from pixelis_fast.policy.weights import load_policy
 from pixelis_fast.reward_stages import StagesConfig
 from pixelis_fast.rewards import RewardConfig, Stage
@@ -312,6 +313,37 @@ def test_rollouts_without_the_grammar_are_refused():
     agent = AgentConfig(policy="unit", rollout=RolloutConfig(grammar=False, jump_ahead=False))
     with pytest.raises(ValueError, match="expected grammar"):
         RftConfig(agent, Pictures(), out="x")
+
+
+def test_a_run_does_not_go_on_with_other_samples(policy, tmp_path):
+    """And what the refused start found is as it was: rows behind the snapshot too."""
+    config = rft_config(policy, tmp_path / "out", steps=1, save_every=1, prompts=1, group=2)
+    main(config)
+    log = tmp_path / "out" / LOG
+    log.write_text(log.read_text() + '{"step": 2}\n')
+    before = log.read_text()
+    with pytest.raises(ValueError, match="got another source"):
+        main(replace(config, source=PixelWorldSamples(tmp_path / "media")))
+    assert log.read_text() == before
+
+
+def test_a_source_is_known_by_what_it_gives(tmp_path):
+    sources = [
+        PixelWorldSamples(tmp_path / "media"),
+        PixelWorldSamples(tmp_path / "media", first=7),
+        ShuffledSamples([Sample("a", (), "q")]),
+        ShuffledSamples([Sample("a", (), "q")], seed=1),
+        ShuffledSamples([Sample("b", (), "q")]),
+    ]
+    texts = [json.dumps(source.settings()) for source in sources]
+    assert len(set(texts)) == len(texts)
+    assert PixelWorldSamples(tmp_path / "elsewhere").settings() == sources[0].settings()
+
+
+def test_a_sampling_that_would_do_nothing_is_refused():
+    rollout = RolloutConfig(sampling=Sampling(top_p=0.5))
+    with pytest.raises(ValueError, match=r"agent\.rollout\.sampling: expected the default"):
+        RftConfig(AgentConfig(policy="unit", rollout=rollout), Pictures(), out="x")
 
 
 def test_policies_for_decoding_only_are_refused():
