@@ -71,12 +71,12 @@ def rows_of(options: Options, budget: Budget, out: Path) -> list[Row]:
             return reproduction.collect(arms=chosen)
         except ValueError as error:
             raise SystemExit(f"--collect: {error}") from error
-    return reproduction.run(arms=chosen, on_row=partial(keep, budget, out))
+    return reproduction.run(arms=chosen, on_row=partial(keep, reproduction, budget, out))
 
 
-def keep(budget: Budget, out: Path, row: Row, rows: list[Row]) -> None:
+def keep(reproduction: Reproduction, budget: Budget, out: Path, row: Row) -> None:
     STDERR.print(f"{row['arm']}, seed {row['seed']}", markup=False)
-    save(rows, budget, out)
+    save(reproduction.collect_all, budget, out)
 
 
 def report_of(options: Options, budget: Budget, rows: Sequence[Row]) -> Report:

@@ -1,8 +1,10 @@
 """An append-only log of what a learner did: one JSON object a line, each chained to the one before.
 
 A line's hash is sha256 over the hash of the line before it and its own content, so no line can be
-changed, taken out or put in unseen. Every append is flushed to the disk before it returns. A last
-line that a crash tore is cut off, and the log says so; anything else that does not fit is an error.
+changed, put in, or taken out from before another unseen. Lines missing from the end only those can
+tell who know how many there were; a learner does, from its snapshot. Every append is flushed to the
+disk before it returns. A last line that a crash tore is cut off, and the log says so; anything else
+that does not fit is an error.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class AuditLog:
             "before": self.head,
         }
         row["hash"] = line_hash(row)
-        line = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+        line = line_of(row)
         try:
             _write_all(self._file, line)
             os.fsync(self._file)
@@ -133,6 +135,10 @@ def line_hash(row: Row) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def line_of(row: Row) -> bytes:
+    return (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+
+
 def plain(value: Any) -> Any:
     """As JSON has it: a float that is no number becomes its name, a tuple a list."""
     if isinstance(value, dict):
@@ -148,6 +154,8 @@ def _check_line(path: Path, number: int, line: bytes, before: str) -> str:
     try:
         row = json.loads(line)
         fits = row["n"] == number and row["before"] == before and row["hash"] == line_hash(row)
+        # What a reader overlooks, a key given twice say, no hash is about.
+        fits = fits and line == line_of(row)
     except (ValueError, KeyError, TypeError):
         fits = False
     if not fits:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ ANSWER_KINDS = [kind.value for kind in AnswerKind]
 
 def read_samples(path: Path, tools: ToolBox) -> list[Sample]:
     """Stores every file named; media paths are relative to the file. Raises ValueError by line."""
+    return list(iter_samples(path, tools))
+
+
+def iter_samples(path: Path, tools: ToolBox) -> Iterator[Sample]:
+    """The same, but for media, which are stored when their sample is asked for."""
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path}: expected at least one sample, got an empty file")
-    return [
-        _sample(_row(path, number, line), tools, folder=path.parent)
-        for number, line in enumerate(lines, start=1)
-    ]
+    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+    return (_sample(row, tools, folder=path.parent) for row in rows)
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:

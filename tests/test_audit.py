@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from pixelis_fast.audit import FIRST, AuditError, AuditLog, line_hash, read_events, verify
+from pixelis_fast.audit import FIRST, AuditError, AuditLog, line_hash, line_of, read_events, verify
 
 WRITER = """
 import sys
@@ -74,9 +74,9 @@ def test_a_long_log_is_verified_line_by_line(path):
         data = {"text": "x" * 1000}
         row = {"n": number, "time_s": 0.0, "kind": "update", "data": data, "before": before}
         before = row["hash"] = line_hash(row)
-        lines.append(json.dumps(row) + "\n")
+        lines.append(line_of(row))
     path.parent.mkdir()
-    path.write_text("".join(lines))
+    path.write_bytes(b"".join(lines))
     tracemalloc.start()
     report = verify(path)
     _, most = tracemalloc.get_traced_memory()
@@ -101,7 +101,7 @@ def test_a_torn_last_line_is_cut_with_a_note(path, kept):
     assert path.read_bytes().startswith(b"".join(lines[:2]))
 
 
-@pytest.mark.parametrize("damage", ["change", "remove", "swap", "insert", "last"])
+@pytest.mark.parametrize("damage", ["change", "remove", "swap", "insert", "twice", "last"])
 def test_any_change_breaks_the_chain(path, damage):
     write(path, 5)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -113,6 +113,8 @@ def test_any_change_breaks_the_chain(path, damage):
         lines[1], lines[2] = lines[2], lines[1]
     elif damage == "insert":
         lines.insert(3, lines[3])
+    elif damage == "twice":
+        lines[1] = lines[1].replace(b'"data":', b'"data":{"number":7},"data":')
     else:
         lines[-1] = b"{}\n"
     path.write_bytes(b"".join(lines))

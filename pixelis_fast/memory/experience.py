@@ -102,10 +102,8 @@ class Evicted:
 
 def check_experience(experience: Experience) -> None:
     """What a key must be is the memory's to check: it knows the dimensions."""
-    names = {"id": experience.id, "tenant": experience.tenant}
-    for name, text in names.items():
-        if not text:
-            raise ValueError(f"{name}: expected some text, got none")
+    if not experience.id:
+        raise ValueError("id: expected some text, got none")
     outcome = experience.outcome
     shares = {
         "confidence": outcome.confidence,

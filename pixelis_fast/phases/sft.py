@@ -209,7 +209,7 @@ class SftRun:
     def _loss(self, number: int, progress: float) -> SftLoss:
         if not self.config.tower_only:
             drawn = self.examples.draw(self.crew.share(number), progress)
-            return self.model.loss(drawn, self.data)
+            return self.model.loss(drawn, self.data, mean=self.crew.mean)
         media_ids = self.pictures.draw(self.crew.share(number))
         return self.model.tower_loss(media_ids, self.data)
 

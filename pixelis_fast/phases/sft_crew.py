@@ -52,6 +52,13 @@ class Crew:
         for parameter, mean, has in zip(parameters, means, has_P.tolist(), strict=True):
             parameter.grad = mean.view_as(parameter).to(parameter.dtype) if has else None
 
+    def mean(self, number: float) -> float:
+        """Of everybody's."""
+        both = torch.tensor([number], dtype=torch.float64)
+        if self.size > 1:
+            dist.all_reduce(both)
+        return float(both) / self.size
+
     def wait(self) -> None:
         """Until all have come here."""
         if self.size > 1:

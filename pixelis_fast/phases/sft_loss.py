@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -104,7 +104,16 @@ class SftModel(nn.Module):
         if self.bank is not None:
             yield from self.bank.parameters()
 
-    def loss(self, examples: Sequence[Example], data: Prepared) -> SftLoss:
+    def loss(
+        self,
+        examples: Sequence[Example],
+        data: Prepared,
+        *,
+        mean: Callable[[float], float] = lambda number: number,
+    ) -> SftLoss:
+        """`mean`: of a number over all shares of a batch whose losses will be averaged: a token
+        weighs the same in whichever share it is. The heads' losses are means over their own share.
+        """
         trajectories = [example.trajectory for example in examples]
         batch = training_batch(self.policy, trajectories, data.patches, share=True)
         features = batch.encode(self.policy)
@@ -112,7 +121,7 @@ class SftModel(nn.Module):
         layers = () if self.guidance is None else self.guidance.layers
         watched = WatchedAttention(layers, None if batch.shared is None else batch.shared.places_N)
         hidden_ND = batch.hidden_behind(self.policy, features, apply=apply, watch=watched.wrap)
-        total, metrics = self._imitation(examples, batch, hidden_ND)
+        total, metrics = self._imitation(examples, batch, hidden_ND, mean)
         targets = self._targets(examples)
         labels = self._labels(batch, data)
         if self.heads is not None and targets is not None:
@@ -192,7 +201,11 @@ class SftModel(nn.Module):
         return labels.to(self.policy.device)
 
     def _imitation(
-        self, examples: Sequence[Example], batch: TrainingBatch, hidden_ND: Tensor
+        self,
+        examples: Sequence[Example],
+        batch: TrainingBatch,
+        hidden_ND: Tensor,
+        mean: Callable[[float], float],
     ) -> tuple[Tensor, dict[str, float]]:
         weights = [token_weights(e.trajectory, e.imitated, self.config.roles) for e in examples]
         weights_N = batch.rows(weights)
@@ -201,6 +214,7 @@ class SftModel(nn.Module):
             self.policy.head_weight,
             batch.targets_N,
             weights_N,
+            normalizer=mean(float(weights_N.sum())) or None,
             z_loss=self.config.z_loss,
         )
         metrics = {"loss/imitation": found.loss.item(), "tokens": float(sum(batch.lengths))}

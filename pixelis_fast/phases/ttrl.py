@@ -30,8 +30,10 @@ from pixelis_fast.memory import (
     MemoryKey,
     Neighbour,
 )
+from pixelis_fast.phases.rft_source import forget_media
 from pixelis_fast.phases.ttrl_batch import Rules
 from pixelis_fast.phases.ttrl_canary import Canary
+from pixelis_fast.phases.ttrl_journal import events_of
 from pixelis_fast.phases.ttrl_learner import TENANT, TtrlLearner
 from pixelis_fast.phases.ttrl_parts import Parts
 from pixelis_fast.phases.ttrl_serving import AgentRunner, Publisher
@@ -39,8 +41,9 @@ from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig, TtrlEvent
 from pixelis_fast.phases.ttrl_update import Updater
 from pixelis_fast.retrieval import KeyMaker
 from pixelis_fast.rollout import RolloutConfig
-from pixelis_fast.samples import read_samples
+from pixelis_fast.samples import iter_samples, read_samples
 from pixelis_fast.schemas import TOOL_SCHEMAS
+from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Sample
 
 MEMORY = "memory"
@@ -133,18 +136,43 @@ def learn_from(
     canary: Sequence[Sample] = (),
     tenant_of: Callable[[Sample], str] = lambda sample: TENANT,
 ) -> Iterator[TtrlEvent]:
-    """One event per sample; those that an earlier run in `config.out` has done are passed over."""
+    """One event per sample; those that an earlier run in `config.out` has done are passed over.
+
+    ValueError where those were others: one folder is one stream. A read-only learner asks all.
+    """
     with open_memory(agent, config) as memory, agent.loop:
         parts = parts_of(agent, config, memory, canary=canary)
         with TtrlLearner(config, parts) as learner:
-            for sample in islice(samples, learner.num_queries, None):
+            for sample in behind(samples, config):
                 yield learner.step(sample, tenant=tenant_of(sample))
+
+
+def behind(samples: Iterable[Sample], config: TtrlConfig) -> Iterator[Sample]:
+    """Those that the run in `config.out` has not done."""
+    out = Path(config.out)
+    done = [] if config.read_only else [event.sample_id for event in events_of(out)]
+    for number, sample in enumerate(samples):
+        if number >= len(done):
+            yield sample
+        elif sample.id != done[number]:
+            raise ValueError(
+                f"samples: expected {done[number]!r} as number {number + 1}, as in the run in "
+                f"{out}, got {sample.id!r}; choose another folder for another stream"
+            )
+
+
+def passing(samples: Iterable[Sample], tools: ToolBox) -> Iterator[Sample]:
+    """Whose media leave the store behind them: what learning still needs of them, it holds."""
+    for sample in samples:
+        yield sample
+        forget_media([sample], tools)
 
 
 def main(config: TtrlRun, *, on_event: Callable[[TtrlEvent], None] = lambda event: None) -> Path:
     """Learns from the stream; the folder of log, memory and snapshots."""
     agent = build_agent(config.agent)
-    samples = read_samples(Path(config.samples), agent.tools)[: config.limit]
+    stream = islice(iter_samples(Path(config.samples), agent.tools), config.limit)
+    samples = passing(stream, agent.tools)
     canary = read_samples(Path(config.canary), agent.tools) if config.canary else ()
     for event in learn_from(agent, config.learner, samples, canary=canary):
         on_event(event)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pixelis_fast.audit import AuditLog
+from pixelis_fast.audit import AuditError, AuditLog
 from pixelis_fast.corridor import Verdict
 from pixelis_fast.memory import Experience, MemoryKey, Neighbour
 from pixelis_fast.phases.ttrl_group import Group, experience_of, hold_vote, lesson_of
@@ -28,7 +28,8 @@ from pixelis_fast.phases.ttrl_versions import Outcome, Versions
 from pixelis_fast.policy.sampling import seed_of
 from pixelis_fast.types import Sample, Trajectory
 
-TENANT = "default"
+TENANT = ""
+"""Of whoever gives no name: no client can call itself so."""
 
 
 class TtrlLearner:
@@ -44,7 +45,7 @@ class TtrlLearner:
         """Goes on from what `config.out` has: snapshot, journal and log."""
         self.config, self.parts = config, parts
         self.num_queries = self.num_updates = 0
-        self._tenant_updates: Counter[str] = Counter()
+        self._tenant_lessons: Counter[str] = Counter()
         self._pending: list[Lesson] = []
         self._is_whole = True
         """False from a query's start to its end: a step that broke off is not saved."""
@@ -124,7 +125,7 @@ class TtrlLearner:
         return self.parts.memory.nearest(key, self.config.neighbours, tenant)
 
     def _learn(self, group: Group, tenant: str) -> Outcome:
-        config, budget = self.config, self.config.updates_per_tenant
+        config, budget = self.config, self.config.lessons_per_tenant
         if config.read_only:
             return Outcome(TtrlStatus.READ_ONLY, "the learner is read-only", {})
         if group.abstained:
@@ -132,9 +133,9 @@ class TtrlLearner:
             told = f"{reason}; {group.broken}" if group.broken else reason
             return Outcome(TtrlStatus.ABSTAINED, told, {})
         if budget is not None:
-            if self._tenant_updates[tenant] >= budget:
-                return Outcome(TtrlStatus.OVER_BUDGET, f"{budget} updates are spent", {})
-            self._tenant_updates[tenant] += 1
+            if self._tenant_lessons[tenant] >= budget:
+                return Outcome(TtrlStatus.OVER_BUDGET, f"{budget} lessons are spent", {})
+            self._tenant_lessons[tenant] += 1
         return self._take(lesson_of(group, tenant, config))
 
     def _take(self, lesson: Lesson) -> Outcome:
@@ -231,7 +232,7 @@ class TtrlLearner:
             "waiting": [lesson.state() for lesson in self._pending],
             "num_queries": num_queries,
             "num_updates": self.num_updates,
-            "tenant_updates": dict(self._tenant_updates),
+            "tenant_lessons": dict(self._tenant_lessons),
         }
         self._files.save(state)
 
@@ -243,6 +244,11 @@ class TtrlLearner:
         entry = self._journal.unfinished(past, num_saved=self.num_queries)
         if entry is not None:
             past.take_query(entry.event, num_saved=self.num_queries)
+        if past.num_queries < self.num_queries:
+            raise AuditError(
+                f"{self.config.out}: expected a log of the {self.num_queries} queries that its "
+                f"snapshot has behind it, got {past.num_queries}: lines were taken from its end"
+            )
         if state is None and past.num_queries:
             self._check(past)
         self._go_on_behind(past)
@@ -265,7 +271,7 @@ class TtrlLearner:
         self.versions.restore(state["versions"])
         self._pending = [Lesson.of(each) for each in state["waiting"]]
         self.num_queries, self.num_updates = state["num_queries"], state["num_updates"]
-        self._tenant_updates = Counter(state["tenant_updates"])
+        self._tenant_lessons = Counter(state["tenant_lessons"])
 
     def _check(self, past: Past) -> None:
         """A run that was killed before its first snapshot is known from its log alone."""
@@ -276,8 +282,8 @@ class TtrlLearner:
         """No answer is given twice, no name of a version is used twice, no budget begins anew."""
         self.num_queries = max(self.num_queries, past.num_queries)
         self.num_updates = max(self.num_updates, past.num_updates)
-        if self.config.updates_per_tenant is not None:
-            self._tenant_updates += past.lessons
+        if self.config.lessons_per_tenant is not None:
+            self._tenant_lessons += past.lessons
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -64,8 +64,10 @@ class Publisher:
     """
 
     def __init__(self, agent: Agent, *, tenant: str = "") -> None:
-        """With a tenant, nobody else's forwards ever see what it publishes."""
+        """With a tenant, nobody else's forwards ever see what it publishes, nor its own what a
+        learner for everybody does."""
         self._loop, self._engine, self._tenant = agent.loop, agent.engine, tenant
+        self._between(partial(agent.engine.shelf.pin, tenant))
 
     @property
     def version(self) -> str:

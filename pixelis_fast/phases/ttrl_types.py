@@ -80,8 +80,8 @@ class TtrlConfig:
     canary: CanaryGate = field(default_factory=CanaryGate)
     recompute: bool = False
     """Layers run again in the backward: less memory, more time."""
-    updates_per_tenant: int | None = None
-    """None: no limit."""
+    lessons_per_tenant: int | None = None
+    """Queries of one tenant in all that were learned from, or tried to be; None: no limit."""
     read_only: bool = False
     """Answer and vote; learn and remember nothing."""
     snapshot_every: int = 1

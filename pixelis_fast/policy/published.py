@@ -61,6 +61,10 @@ class Shelf:
     def serving(self, salt: str = "") -> Published:
         return self._serving.get(salt) or self._serving[""]
 
+    def pin(self, salt: str) -> None:
+        """From here on this tenant is served the base, or its own, and nothing of everybody's."""
+        self._serving.setdefault(salt, self._base)
+
     def versions(self) -> list[str]:
         """That can be gone back to, the base first."""
         return [self._base.version, *self._kept]

@@ -49,18 +49,18 @@ def command(
     reproduction = Reproduction(out, chosen)
     for record in known or ():
         CONSOLE.print(f"{record}: {reproduction.rows.adopt(record)} rows taken over")
-    rows = reproduction.run(on_row=partial(keep, chosen, out))
+    rows = reproduction.run(on_row=partial(keep, reproduction, chosen, out))
     for table in as_tables(rows, chosen):
         CONSOLE.print(table)
 
 
-def keep(budget: Budget, out: Path, row: Row, rows: list[Row]) -> None:
+def keep(reproduction: Reproduction, budget: Budget, out: Path, row: Row) -> None:
     """The newest row told, and all of them on disk: a table of what is there."""
     CONSOLE.print(
         f"{row['arm']} (seed {row['seed']}): accuracy {100 * row['accuracy']:.1f} %, "
         f"{row['length']:.1f} calls"
     )
-    save(rows, budget, out)
+    save(reproduction.collect_all, budget, out)
 
 
 if __name__ == "__main__":

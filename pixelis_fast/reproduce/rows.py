@@ -19,6 +19,7 @@ from pixelis_fast.reproduce.held import held
 Row = dict[str, Any]
 ROW, MADE, BUDGET = "row.json", "made.json", "budget.json"
 ROW_LOCK, MADE_LOCK, BUDGET_LOCK = "row.lock", "made.lock", "budget.lock"
+SEED = "seed-"
 MAY_CHANGE = ("threads", "seeds")
 
 
@@ -26,7 +27,7 @@ class RowFolder:
     """The rows of one budget.
 
     Example:
-        RowFolder(Path("runs/reproduce"), BUDGETS["cpu"]).found(["no tools", "sft"])
+        RowFolder(Path("runs/reproduce"), BUDGETS["cpu"]).found(["no tools", "sft"], [0])
     """
 
     def __init__(self, out: Path, budget: Budget) -> None:
@@ -79,8 +80,13 @@ class RowFolder:
     def _settings(self) -> dict[str, Any]:
         return settings(json.loads(json.dumps(asdict(self.budget))))
 
+    def seeds(self) -> list[int]:
+        """The budget's, and those that another process has begun with another number of them."""
+        begun = (int(path.name.removeprefix(SEED)) for path in self.out.glob(f"{SEED}*"))
+        return sorted({*self.budget.seeds, *begun})
+
     def folder(self, seed: int, arm: str) -> Path:
-        return self.out / f"seed-{seed}" / slug(arm)
+        return self.out / f"{SEED}{seed}" / slug(arm)
 
     def row(self, arm: str, seed: int, make: Callable[[], Row], *, wait: bool = True) -> Row | None:
         """What is measured stays; what is not is made. None where another process makes it and we
@@ -95,12 +101,12 @@ class RowFolder:
                     write_whole(path, json.dumps(made, indent=1))
         return json.loads(path.read_text())
 
-    def found(self, arms: Iterable[str]) -> list[Row]:
+    def found(self, arms: Iterable[str], seeds: Iterable[int]) -> list[Row]:
         """The rows that are there, and nothing made; ValueError where there is none."""
         if not self._is_claimed():
             raise ValueError(f"{self.out}: expected a reproduction's {BUDGET}, found none")
         names = list(arms)
-        paths = [self.folder(seed, arm) / ROW for seed in self.budget.seeds for arm in names]
+        paths = [self.folder(seed, arm) / ROW for seed in seeds for arm in names]
         rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
         if not rows:
             raise ValueError(f"{self.out}: expected at least one measured arm, found none")

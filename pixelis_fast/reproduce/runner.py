@@ -89,9 +89,9 @@ class Reproduction:
         self,
         *,
         arms: Collection[str] | None = None,
-        on_row: Callable[[Row, list[Row]], None] = lambda row, rows: None,
+        on_row: Callable[[Row], None] = lambda row: None,
     ) -> list[Row]:
-        """Every row: {"arm", "seed", columns …}; `on_row` gets each as it comes, and all there are.
+        """Every row: {"arm", "seed", columns …}; `on_row` gets each as it comes.
 
         Rows that another process makes are left to it, and waited for at the end. ValueError where
         the folder is of another budget.
@@ -108,12 +108,17 @@ class Reproduction:
                 row = self.rows.row(task.name, seed, task.run, wait=wait)
                 if row is not None:
                     left.remove((seed, task))
-                    on_row(row, self.collect(arms=arms))
+                    on_row(row)
         return self.collect(arms=arms)
 
     def collect(self, *, arms: Collection[str] | None = None) -> list[Row]:
         """The rows that are there already, and nothing made."""
-        return self.rows.found(name for name in self.arms() if arms is None or name in arms)
+        chosen = (name for name in self.arms() if arms is None or name in arms)
+        return self.rows.found(chosen, self.budget.seeds)
+
+    def collect_all(self) -> list[Row]:
+        """Of every arm, and also of seeds that only another process makes."""
+        return self.rows.found(self.arms(), self.rows.seeds())
 
     def arms(self) -> list[str]:
         """All that the budget has, in the table's order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -120,10 +120,13 @@ def in_markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
 
 
-def save(rows: Sequence[Row], budget: Budget, out: Path) -> None:
-    """table.md and rows.json of what is measured so far."""
-    found = [asdict(goal) for goal in goals(rows, budget)]
+def save(collect: Callable[[], Sequence[Row]], budget: Budget, out: Path) -> None:
+    """table.md and rows.json of what is measured so far, by whichever process and seeds."""
     with held(out / "table.lock", wait=True):
+        rows = collect()
+        seeds = {*budget.seeds, *(row["seed"] for row in rows)}
+        budget = replace(budget, seeds=tuple(sorted(seeds)))
+        found = [asdict(goal) for goal in goals(rows, budget)]
         write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
         kept = {"budget": asdict(budget), "rows": list(rows), "goals": found}
         write_whole(out / "rows.json", json.dumps(kept, indent=1))

@@ -239,11 +239,11 @@ class ChatRun:
                 choice.ticket = None
 
     def _tell(self) -> None:
-        """Of what the agent's own prompt and grammar made."""
+        """Of what the agent's own prompt and grammar made: one question, whatever `n` is."""
         if self.chat.functions.is_plain and not self.chat.stop:
-            for trajectory in self.trajectories():
-                for listener in self._service.listeners:
-                    listener(trajectory, self.chat.user)
+            ended = [t for t in self.trajectories() if t.status is RolloutStatus.ANSWERED]
+            for listener in self._service.listeners if ended else ():
+                listener(ended[0], self.chat.user)
 
     def _keep_traces(self) -> None:
         for choice in self.choices:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pixelis_fast.serve.errors import ApiError
 
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON spells a surrogate: one without the other is no text that can be stored or sent."""
 SHOWN_CHARS = 80
 """Of a wrong value in an error."""
 
@@ -122,9 +125,15 @@ class Fields:
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON without constants such as NaN; a 400 for anything else."""
+    """JSON without constants such as NaN, of whole characters; a 400 for anything else."""
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant)
+        if HALF.search(body):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        found = "half of a surrogate pair"
+        raise ApiError(f"body: expected strings of whole characters, got {found}") from error
     except RecursionError as error:
         raise ApiError("body: expected JSON of moderate depth, got a deeper one") from error
     except ValueError as error:

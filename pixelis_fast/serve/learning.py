@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pixelis_fast.phases.ttrl import open_memory, parts_of
-from pixelis_fast.phases.ttrl_learner import TENANT, TtrlLearner
+from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_types import TtrlConfig, TtrlStatus
 from pixelis_fast.serve.service import Service
 from pixelis_fast.types import RolloutStatus, Sample, Trajectory
@@ -78,7 +78,7 @@ class ServingLearner:
             return
         with self._hearing:
             if not self._is_closing:
-                self._take_in(trajectory.sample, tenant or TENANT)
+                self._take_in(trajectory.sample, tenant)
 
     def _take_in(self, sample: Sample, tenant: str) -> None:
         media = [each.id for each in sample.media]

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from pixelis_fast.policy.config import PRESETS
 from pixelis_fast.policy.limits import PRESET_LIMITS
 from pixelis_fast.policy.tokenizer import Tokenizer
 from pixelis_fast.policy.weights import random_policy
+from pixelis_fast.reproduce.recipes import UNIFORM
 from pixelis_fast.snapshots import latest_snapshot, snapshots
 
 STEPS = 4
@@ -71,7 +73,8 @@ def test_two_processes_step_with_the_mean_of_both_shares(config, trained, tmp_pa
         SftRun(replace(config, out=str(tmp_path / str(rank))), Crew(rank, 2)) for rank in range(2)
     ]
     for number in range(STEPS):
-        gradients = [share_of_gradient(run, number) for run in runs]
+        weight = mean_weight(runs, number)
+        gradients = [share_of_gradient(run, number, lambda _, found=weight: found) for run in runs]
         for run in runs:
             for parameter, *both in zip(run.parameters, *gradients, strict=True):
                 mean = sum(part.float() for part in both if part is not None) / 2
@@ -82,9 +85,33 @@ def test_two_processes_step_with_the_mean_of_both_shares(config, trained, tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(masters(trained), expected, strict=True))
 
 
-def share_of_gradient(run: SftRun, number: int) -> list[torch.Tensor | None]:
+def test_a_token_weighs_the_same_in_whichever_share_it_is(config, tmp_path):
+    """Both shares' mean is the loss of the whole batch, and not the mean of two means."""
+    plain = replace(config, out=str(tmp_path), loss=UNIFORM)
+    runs = [SftRun(plain, Crew(rank, 2)) for rank in range(2)]
+    shares = [run.examples.draw(run.crew.share(0), 0.0) for run in runs]
+    model, data, weight = runs[0].model, runs[0].data, mean_weight(runs, 0)
+
+    def loss(examples, **options) -> float:
+        return float(model.loss(examples, data, **options).total)
+
+    whole = loss([each for share in shares for each in share])
+    assert fmean(loss(share, mean=lambda _: weight) for share in shares) == pytest.approx(whole)
+    assert fmean(loss(share) for share in shares) != pytest.approx(whole)
+
+
+def mean_weight(runs: list[SftRun], number: int) -> float:
+    """Of the shares of a step."""
+    found: list[float] = []
+    for run in runs:
+        share_of_gradient(run, number, lambda weight: found.append(weight) or weight)
+    assert found[0] != found[1]
+    return fmean(found)
+
+
+def share_of_gradient(run: SftRun, number: int, mean) -> list[torch.Tensor | None]:
     examples = run.examples.draw(run.crew.share(number), number / STEPS)
-    run.model.loss(examples, run.data).total.backward()
+    run.model.loss(examples, run.data, mean=mean).total.backward()
     found = [p.grad for p in run.parameters]
     for parameter in run.parameters:
         parameter.grad = None

@@ -186,7 +186,7 @@ def test_a_run_without_snapshots_is_held_against_its_settings(bench):
 
 
 def test_a_budget_that_was_spent_between_snapshots_stays_spent(bench):
-    settings = {"updates_per_tenant": 1, "snapshot_every": 9}
+    settings = {"lessons_per_tenant": 1, "snapshot_every": 9}
     learning = bench(**settings)
     assert learning.step(0).status is TtrlStatus.PUBLISHED
     learning.learner._is_whole = False

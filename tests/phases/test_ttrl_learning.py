@@ -132,7 +132,7 @@ def test_recomputed_layers_give_the_same_update(bench, tmp_path):
 
 
 def test_a_tenant_has_its_budget_and_its_own_memory(bench):
-    learning = bench(updates_per_tenant=1)
+    learning = bench(lessons_per_tenant=1)
     assert learning.step(0, tenant="one").status is TtrlStatus.PUBLISHED
     assert learning.step(1, tenant="one").status is TtrlStatus.OVER_BUDGET
     assert learning.step(2, tenant="two").status is TtrlStatus.PUBLISHED
@@ -146,7 +146,7 @@ def test_only_a_budget_counts_tenants(bench):
     learning = bench()
     for number in range(2):
         learning.step(number, tenant=f"tenant {number}")
-    assert load_state(learning.config)["tenant_updates"] == {}
+    assert load_state(learning.config)["tenant_lessons"] == {}
 
 
 def test_what_one_tenant_teaches_may_be_kept_from_others(bench, tmp_path):
@@ -161,6 +161,18 @@ def test_what_one_tenant_teaches_may_be_kept_from_others(bench, tmp_path):
     assert good.learner.versions.names() == [VERSION, f"{VERSION}+good/ttrl-1"]
     assert greedy(good) == said
     assert good.agent.engine.version == VERSION
+
+
+def test_a_tenants_learner_stands_beside_one_for_everybody(bench, tmp_path):
+    """What is published for everybody is not the tenant's, whose own learning would be stale."""
+    public = bench(folder=tmp_path / "public")
+    own = bench(folder=tmp_path / "own", only_for="own", beside=True)
+    public.step(0)
+    assert public.agent.engine.version == f"{VERSION}+ttrl-1"
+    assert own.learner.versions.serving == VERSION
+    event = own.step(0, tenant="own")
+    assert (event.status, event.version) == (TtrlStatus.PUBLISHED, f"{VERSION}+own/ttrl-1")
+    assert public.agent.engine.version == f"{VERSION}+ttrl-1"
 
 
 def test_a_session_keeps_its_version_over_a_publish_in_the_running_loop(bench):

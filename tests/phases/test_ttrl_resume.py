@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from pixelis_fast import snapshots
-from pixelis_fast.audit import read_events, verify
+from pixelis_fast.audit import AuditError, read_events, verify
+from pixelis_fast.phases.ttrl import behind, passing
 from pixelis_fast.phases.ttrl_learner import TtrlLearner
 from pixelis_fast.phases.ttrl_state import load_state
 from pixelis_fast.phases.ttrl_types import TtrlStatus
 from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.published import Published
-from tests.phases.ttrl_fixtures import VERSION, events, greedy, raising, served
+from tests.phases.ttrl_fixtures import VERSION, coins_of, events, greedy, raising, served
 
 
 def test_rollback_is_bitwise_and_learning_goes_on_from_there(bench):
@@ -117,6 +118,46 @@ def test_read_only_answers_and_leaves_no_trace(bench, tmp_path):
     elsewhere = bench(folder=tmp_path / "new", read_only=True)
     assert elsewhere.step(1).answer == "24"
     assert not (tmp_path / "new").exists()
+
+
+def test_another_stream_is_refused_and_a_reader_asks_all_of_it(bench):
+    """What a folder has done is passed over only where it is the same."""
+    learning = bench()
+    agent, config, ours = learning.agent, learning.config, [0, 1]
+    for number in ours:
+        learning.step(number)
+    learning.close()
+    asked = [coins_of(agent, number) for number in (*ours, 2)]
+    assert [each.id for each in behind(asked, config)] == ["coins-2"]
+    assert not list(behind(asked[:1], config)), "a part of it: all done"
+    with pytest.raises(ValueError, match=r"expected 'coins-1' as number 2, .* got 'coins-2'"):
+        list(behind([asked[0], asked[2]], config))
+    others = [coins_of(agent, number) for number in (7, 8)]
+    reading = replace(config, read_only=True)
+    assert [each.id for each in behind(others, reading)] == ["coins-7", "coins-8"]
+
+
+def test_media_of_a_stream_go_behind_their_sample(agent, tmp_path):
+    samples = []
+    for sample in passing((coins_of(agent, number) for number in range(2)), agent.tools):
+        assert sample.media[0].id in agent.tools.store
+        samples.append(sample)
+    assert len(samples) == 2
+    assert samples[0].media[0].id not in agent.tools.store
+
+
+def test_a_log_whose_end_was_taken_is_refused(bench):
+    """The chain of what is left holds; the snapshot knows how many queries there were."""
+    learning = bench()
+    for number in range(2):
+        learning.step(number)
+    learning.close()
+    log = Path(learning.config.out) / "audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if b'"kind":"query"' in line)
+    log.write_bytes(b"".join(lines[: first + 1]))
+    with pytest.raises(AuditError, match=r"a log of the 2 queries .* got 1"):
+        bench()
 
 
 def test_a_resumed_learner_does_what_it_would_have_done(bench, tmp_path):

@@ -37,6 +37,7 @@ from pixelis_fast.reproduce.recipes import (
 from pixelis_fast.reproduce.rows import ROW, ROW_LOCK, RowFolder, once
 from pixelis_fast.reproduce.runner import ArmTask, Reproduction
 from pixelis_fast.reproduce.stream import learned, stream
+from pixelis_fast.reproduce.table import save
 from pixelis_fast.types import AnswerKind, Sample
 from pixelis_fast.voting import VoteKind
 
@@ -194,7 +195,7 @@ def test_rows_made_elsewhere_are_taken_over_where_there_are_none(tmp_path):
     theirs = [{"arm": "sft", "seed": seed, "accuracy": 0.25} for seed in (0, 1)]
     record = recorded(tmp_path / "rows.json", one, *theirs)
     assert [folder.adopt(record), folder.adopt(record)] == [1, 0]
-    assert folder.found(["sft"]) == [ours, theirs[1]]
+    assert folder.found(["sft"], (0, 1)) == [ours, theirs[1]]
     assert folder.row("sft", 1, pytest.fail) == theirs[1]
 
 
@@ -214,12 +215,26 @@ def test_rows_of_another_budget_are_refused_and_told_apart(tmp_path):
         RowFolder(tmp_path / "here", BUDGETS["quick"]).adopt(record)
 
 
+UNKNOWN = dict.fromkeys(("visfid", "validity", "rapr", "racpr"))
+
+
 class TwoArms(Reproduction):
     """Arms that cost nothing."""
 
     def tasks(self, seed):
         for name in ("sft", "cc-rft"):
-            yield ArmTask(name, lambda name=name: {"accuracy": 0.5})
+            yield ArmTask(name, lambda: {"accuracy": 0.5, "length": 2, "latency_s": 1} | UNKNOWN)
+
+
+def test_one_seed_does_not_shrink_the_record_of_three(tmp_path):
+    three = TwoArms(tmp_path, replace(BUDGETS["quick"], seeds=(0, 1, 2)))
+    three.run()
+    one = TwoArms(tmp_path, BUDGETS["quick"])
+    assert len(one.run()) == 2
+    save(one.collect_all, one.budget, tmp_path)
+    kept = json.loads((tmp_path / "rows.json").read_text())
+    assert len(kept["rows"]) == 6
+    assert kept["budget"]["seeds"] == [0, 1, 2]
 
 
 def test_what_is_there_is_collected_and_nothing_is_made(tmp_path):
@@ -229,8 +244,8 @@ def test_what_is_there_is_collected_and_nothing_is_made(tmp_path):
         run.collect()
     assert not (tmp_path / "run").exists()
     seen = []
-    run.run(arms=["cc-rft"], on_row=lambda row, rows: seen.append(len(rows)))
-    assert seen == [1, 2]
+    run.run(arms=["cc-rft"], on_row=lambda row: seen.append(row["seed"]))
+    assert seen == [0, 1]
     assert [(row["arm"], row["seed"]) for row in run.collect()] == [("cc-rft", 0), ("cc-rft", 1)]
     with pytest.raises(ValueError, match="expected at least one measured arm, found none"):
         run.collect(arms=["sft"])
@@ -242,8 +257,8 @@ def test_a_row_that_another_process_makes_is_left_to_it_and_waited_for(tmp_path)
     lock, seen = ExitStack(), []
     lock.enter_context(held(run.rows.folder(0, "sft") / ROW_LOCK, wait=True))
 
-    def on_row(row, rows):
-        seen.append((row["arm"], [each["arm"] for each in rows]))
+    def on_row(row):
+        seen.append((row["arm"], [each["arm"] for each in run.collect()]))
         lock.close()
 
     found = run.run(on_row=on_row)

@@ -133,7 +133,7 @@ def test_rows_keep_the_order_of_arms():
 
 
 def test_what_is_measured_so_far_is_on_disk(tmp_path):
-    save(ROWS[:2], BUDGET, tmp_path)
+    save(lambda: ROWS[:2], BUDGET, tmp_path)
     kept = json.loads((tmp_path / "rows.json").read_text())
     assert kept["rows"] == ROWS[:2]
     assert [goal["met"] for goal in kept["goals"]].count(True) == 2

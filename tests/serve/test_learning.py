@@ -1,5 +1,6 @@
 """A server with a learner beside it: questions are learned from, media let go, stats served."""
 
+import json
 import os
 import threading
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pixelis_fast.serve.media import MediaUrl
 from pixelis_fast.types import MediaKind, RolloutStatus, Sample, Trajectory
 from tests.media import picture
 from tests.phases.ttrl_fixtures import VERSION, Bench, coins_of, fresh, unit_agent
-from tests.serve.running import ScriptedLoop, image, running, text, wait_for
+from tests.serve.running import MODEL, ScriptedLoop, image, running, text, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,31 @@ def test_an_answered_question_is_learned_from(agent, tmp_path, monkeypatch):
         assert "pixelis_ttrl_published_total 1.0" in server.http.get("/metrics").text
         again = server.ask(image(), text("How many?"), max_tokens=4)
         assert again.system_fingerprint == f"{VERSION}+ttrl-1"
+
+
+def test_a_question_is_heard_once_whatever_n_is(agent, tmp_path):
+    with served(agent, tmp_path) as (server, bench, listening):
+        for _ in range(3):
+            server.script("<answer>24</answer>")
+        answer = server.ask(image(), text("How many?"), user="alice", n=3)
+        assert len(answer.choices) == 3
+        ended(server, bench, 1)
+        assert listening.stats().heard == 1
+        assert bench.memory.ids("alice") == [f"{answer.id}#0"]
+
+
+def test_half_a_character_is_refused_and_the_learning_goes_on(agent, tmp_path):
+    with served(agent, tmp_path) as (server, _, listening):
+        json_body = {"Content-Type": "application/json"}
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "user": "HALF"}
+        content = json.dumps(body).replace("HALF", "\\ud800")
+        refused = server.http.post("/v1/chat/completions", content=content, headers=json_body)
+        assert refused.status_code == 400
+        assert "expected strings of whole characters" in refused.text
+        whole = json.dumps(body).replace("HALF", "\\ud83d\\ude00")
+        answer = server.http.post("/v1/chat/completions", content=whole, headers=json_body)
+        assert answer.status_code == 200
+        assert listening.stats().failed == 0
 
 
 def test_a_full_queue_forgets_and_holds_nobody_up(agent, tmp_path, monkeypatch):
