@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,13 @@ def iter_samples(path: Path, tools: ToolBox) -> Iterator[Sample]:
         raise ValueError(f"{path}: expected at least one sample, got an empty file")
     rows = [_row(path, number, line) for number, line in enumerate(lines, start=1)]
     return (_sample(row, tools, folder=path.parent) for row in rows)
+
+
+def forget_media(samples: Sequence[Sample], tools: ToolBox) -> None:
+    """A store keeps what was added, and every crop of it, until it is told to forget."""
+    for media_id in {media.id for sample in samples for media in sample.media}:
+        if media_id in tools.store:
+            tools.store.forget(media_id)
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:

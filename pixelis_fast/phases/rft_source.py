@@ -15,6 +15,7 @@ import numpy as np
 
 from pixelis_fast.data.cota import FILE_NAME, read_records
 from pixelis_fast.data.pixelworld import PixelWorld, PixelWorldConfig, save_media
+from pixelis_fast.samples import forget_media
 from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Sample
 
@@ -111,13 +112,6 @@ class PixelWorldSamples:
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def forget_media(samples: Sequence[Sample], tools: ToolBox) -> None:
-    """A store keeps what was added, and every crop of it, until it is told to forget."""
-    for media_id in {media.id for sample in samples for media in sample.media}:
-        if media_id in tools.store:
-            tools.store.forget(media_id)
 
 
 class Shuffle:

@@ -30,7 +30,6 @@ from pixelis_fast.memory import (
     MemoryKey,
     Neighbour,
 )
-from pixelis_fast.phases.rft_source import forget_media
 from pixelis_fast.phases.ttrl_batch import Rules
 from pixelis_fast.phases.ttrl_canary import Canary
 from pixelis_fast.phases.ttrl_journal import events_of
@@ -41,7 +40,7 @@ from pixelis_fast.phases.ttrl_types import Remembers, TtrlConfig, TtrlEvent
 from pixelis_fast.phases.ttrl_update import Updater
 from pixelis_fast.retrieval import KeyMaker
 from pixelis_fast.rollout import RolloutConfig
-from pixelis_fast.samples import iter_samples, read_samples
+from pixelis_fast.samples import forget_media, iter_samples, read_samples
 from pixelis_fast.schemas import TOOL_SCHEMAS
 from pixelis_fast.tools import ToolBox
 from pixelis_fast.types import Sample
