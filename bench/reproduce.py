@@ -31,12 +31,11 @@ from bench.harness import (
     Timing,
     finish,
     parse_options,
-    rich_table,
 )
 from pixelis_fast.reproduce.budget import BUDGETS, Budget
 from pixelis_fast.reproduce.rows import Row, slug
 from pixelis_fast.reproduce.runner import Reproduction
-from pixelis_fast.reproduce.table import by_arm, cells, goals, save, titles
+from pixelis_fast.reproduce.table import by_arm, goals, save, sheets
 
 CASE = "one question"
 OUT = Path("runs/reproduce")
@@ -94,13 +93,10 @@ def report_of(options: Options, budget: Budget, rows: Sequence[Row]) -> Report:
     ]
     wanted = Reproduction(OUT, budget).arms()
     seeds = {arm: len(arms.get(arm, ())) for arm in wanted}
-    table = {
-        "title": f"Means over seeds with 95 % intervals, {budget.test} questions each",
-        "columns": titles(),
-        "rows": cells(rows, budget),
-    }
-    report.tables.append(rich_table(table))
-    report.extra = {"budget": asdict(budget), "seeds": seeds, "rows": list(rows), "tables": [table]}
+    found = sheets(rows, budget)
+    report.tables += [each.rich() for each in found]
+    tables = [asdict(each) for each in found]
+    report.extra = {"budget": asdict(budget), "seeds": seeds, "rows": list(rows), "tables": tables}
     report.notes += notes_of(options, budget, rows, seeds)
     return report
 

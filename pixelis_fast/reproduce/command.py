@@ -13,7 +13,7 @@ from rich.console import Console
 from pixelis_fast.reproduce.budget import BUDGETS, Budget
 from pixelis_fast.reproduce.rows import Row
 from pixelis_fast.reproduce.runner import Reproduction
-from pixelis_fast.reproduce.table import as_tables, save
+from pixelis_fast.reproduce.table import all_sheets, save
 
 CONSOLE = Console()
 
@@ -50,8 +50,8 @@ def command(
     for record in known or ():
         CONSOLE.print(f"{record}: {reproduction.rows.adopt(record)} rows taken over")
     rows = reproduction.run(on_row=partial(keep, reproduction, chosen, out))
-    for table in as_tables(rows, chosen):
-        CONSOLE.print(table)
+    for each in all_sheets(rows, chosen):
+        CONSOLE.print(each.rich())
 
 
 def keep(reproduction: Reproduction, budget: Budget, out: Path, row: Row) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -22,26 +22,32 @@ def times(factor: float, value: float | None) -> float | None:
 
 
 def streamed(row: Row, column: str) -> float | None:
-    """A share of the stream's queries, in percent; None for an arm that saw none."""
-    return times(100, row.get("ttrl", {}).get(column))
+    return times(100, row["ttrl"][column])
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-    "accuracy": ("accuracy %", lambda row: 100 * row["accuracy"]),
-    "drawn": ("drawn %", lambda row: times(100, row.get("drawn", {}).get("accuracy"))),
-    "visfid": ("VisFid", lambda row: row["visfid"]),
-    "length": ("calls", lambda row: row["length"]),
-    "validity": ("valid calls %", lambda row: times(100, row["validity"])),
-    "rapr": ("RaPR", lambda row: row["rapr"]),
-    "racpr": ("RaCPR", lambda row: row["racpr"]),
-    "kl": ("KL median", lambda row: row.get("ttrl", {}).get("kl_median")),
-    "corridor": ("in corridor %", lambda row: streamed(row, "in_corridor")),
-    "one": ("one of a group %", lambda row: streamed(row, "one_accuracy")),
-    "one_where_voted": ("where voted %", lambda row: streamed(row, "one_where_voted")),
-    "vote": ("vote %", lambda row: streamed(row, "vote_accuracy")),
-    "abstained": ("abstained %", lambda row: streamed(row, "abstained")),
-    "latency": ("latency s", lambda row: row["latency_s"]),
+Columns = dict[str, Callable[[Row], float | None]]
+ARM_COLUMNS: Columns = {
+    "accuracy %": lambda row: 100 * row["accuracy"],
+    "drawn %": lambda row: times(100, row.get("drawn", {}).get("accuracy")),
+    "VisFid": lambda row: row["visfid"],
+    "calls": lambda row: row["length"],
+    "valid calls %": lambda row: times(100, row["validity"]),
+    "RaPR": lambda row: row["rapr"],
+    "RaCPR": lambda row: row["racpr"],
+    "latency s": lambda row: row["latency_s"],
 }
+"""Of the questions; drawn: at the temperature of groups, the others greedily."""
+STREAM_COLUMNS: Columns = {
+    "KL median": lambda row: row["ttrl"]["kl_median"],
+    "in corridor %": lambda row: streamed(row, "in_corridor"),
+    "one of a group %": lambda row: streamed(row, "one_accuracy"),
+    "abstained %": lambda row: streamed(row, "abstained"),
+    "one where voted %": lambda row: streamed(row, "one_where_voted"),
+    "vote %": lambda row: streamed(row, "vote_accuracy"),
+    "updates": lambda row: row["ttrl"]["updates"],
+    "s per update": lambda row: row["ttrl"]["seconds_per_update"],
+}
+"""Of the queries that were learned from."""
 GOAL_TITLES = ("goal", "wanted", "measured", "holds", "rests on")
 
 
@@ -54,31 +60,61 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Mean and half of the interval's width; says where it rests on fewer seeds than the row."""
+    """Mean and half of the interval's width, which one seed has not; says where it rests on fewer
+    seeds than the row."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    fewer = f" ({len(known)} of {len(values)})" if 1 < len(known) < len(values) else ""
+    fewer = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
     if len(known) == 1:
-        return f"{known[0]:.2f} (1 seed)"
+        return f"{known[0]:.2f}{fewer}"
     interval = t_interval(known)
     return f"{interval.mean:.2f} ± {(interval.high - interval.low) / 2:.2f}{fewer}"
 
 
-def titles() -> list[str]:
-    return ["arm", "seeds", *(title for title, _ in COLUMNS.values())]
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def rich(self) -> Table:
+        """For the terminal."""
+        table = Table(*self.columns, title=self.title, title_justify="left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        rule = ["---", *("---:" for _ in self.columns[1:])]
+        lines = (self.columns, rule, *self.rows)
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cells(rows: Sequence[Row], budget: Budget) -> list[list[str]]:
-    """A line per arm, with how many of the budget's seeds it has."""
+def sheets(rows: Sequence[Row], budget: Budget) -> list[Sheet]:
+    """The arms; what test-time learning saw, where any arm has learned so."""
+    means = f"Means over seeds with 95 % intervals, {budget.test} questions each"
+    live = [row for row in rows if "ttrl" in row]
+    streams = f"Of the streams, {budget.ttrl_queries} queries each"
     return [
+        sheet(means, ARM_COLUMNS, rows, budget),
+        *([sheet(streams, STREAM_COLUMNS, live, budget)] if live else []),
+    ]
+
+
+def sheet(title: str, columns: Columns, rows: Sequence[Row], budget: Budget) -> Sheet:
+    """A line per arm, with how many of the budget's seeds it has."""
+    lines = [
         [
             arm,
             f"{len(found)} of {len(budget.seeds)}",
-            *(cell([of(row) for row in found]) for _, of in COLUMNS.values()),
+            *(cell([of(row) for row in found]) for of in columns.values()),
         ]
         for arm, found in by_arm(rows).items()
     ]
+    return Sheet(title, ["arm", "seeds", *columns], lines)
 
 
 def goals(rows: Sequence[Row], budget: Budget) -> list[Goal]:
@@ -98,26 +134,10 @@ def goal_cells(found: Sequence[Goal]) -> list[list[str]]:
     ]
 
 
-def as_tables(rows: Sequence[Row], budget: Budget) -> tuple[Table, Table]:
-    """For the terminal: the arms, the goals."""
-    arms, promises = Table(*titles()), Table(*GOAL_TITLES)
-    for line in cells(rows, budget):
-        arms.add_row(*line)
-    for line in goal_cells(goals(rows, budget)):
-        promises.add_row(*line)
-    return arms, promises
-
-
-def as_markdown(rows: Sequence[Row], budget: Budget) -> str:
-    found = goal_cells(goals(rows, budget))
-    return "\n\n".join(
-        (in_markdown(titles(), cells(rows, budget)), in_markdown(GOAL_TITLES, found))
-    )
-
-
-def in_markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in heads[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
+def all_sheets(rows: Sequence[Row], budget: Budget) -> list[Sheet]:
+    """With the goals last."""
+    promises = Sheet("Goals", GOAL_TITLES, goal_cells(goals(rows, budget)))
+    return [*sheets(rows, budget), promises]
 
 
 def save(collect: Callable[[], Sequence[Row]], budget: Budget, out: Path) -> None:
@@ -127,6 +147,7 @@ def save(collect: Callable[[], Sequence[Row]], budget: Budget, out: Path) -> Non
         seeds = {*budget.seeds, *(row["seed"] for row in rows)}
         budget = replace(budget, seeds=tuple(sorted(seeds)))
         found = [asdict(goal) for goal in goals(rows, budget)]
-        write_whole(out / "table.md", as_markdown(rows, budget) + "\n")
+        texts = [f"{each.title}\n\n{each.markdown()}\n" for each in all_sheets(rows, budget)]
+        write_whole(out / "table.md", "\n".join(texts))
         kept = {"budget": asdict(budget), "rows": list(rows), "goals": found}
         write_whole(out / "rows.json", json.dumps(kept, indent=1))

@@ -10,7 +10,7 @@ import pytest
 
 from pixelis_fast.reproduce.budget import CPU
 from pixelis_fast.reproduce.goals import Goal
-from pixelis_fast.reproduce.table import as_markdown, by_arm, cell, goals, save
+from pixelis_fast.reproduce.table import all_sheets, by_arm, cell, goals, save
 
 BUDGET = replace(CPU, seeds=(0, 1, 2), shifts=("noise", "lighting"))
 
@@ -37,6 +37,8 @@ def learned(vote_accuracy: float | None, below_top: float | None = 1.0) -> dict:
         "in_corridor": below_top,
         "below_top": below_top,
         "kl_median": 0.15,
+        "updates": 61,
+        "seconds_per_update": 3.5,
     }
 
 
@@ -111,7 +113,8 @@ def test_nothing_is_relative_to_nothing():
 
 
 def test_a_cell_says_how_many_seeds_it_rests_on():
-    assert cell([70.0]) == "70.00 (1 seed)"
+    assert cell([70.0]) == "70.00"
+    assert cell([70.0, None]) == "70.00 (1 of 2)"
     assert cell([None, None]) == "–"
     # Student's t with two degrees of freedom: 4.303 standard errors.
     assert cell([69.0, 70.0, 71.0]) == f"70.00 ± {4.303 / 3**0.5:.2f}"
@@ -123,12 +126,13 @@ def test_a_cell_of_fewer_seeds_than_its_row_says_so():
 
 def test_rows_keep_the_order_of_arms():
     assert list(by_arm(ROWS))[:3] == ["no tools", "sft", "cc-rft"]
-    arms, promises = as_markdown(ROWS, BUDGET).split("\n\n")
-    for table, count in ((arms, len(by_arm(ROWS))), (promises, 7)):
+    arms, streams, promises = (each.markdown() for each in all_sheets(ROWS, BUDGET))
+    for table, count in ((arms, len(by_arm(ROWS))), (streams, 2), (promises, 7)):
         lines = table.splitlines()
         assert len(lines) == 2 + count
         assert all(line.count("|") == lines[0].count("|") for line in lines)
     assert "| sft | 2 of 3 | 72.00 ± " in arms
+    assert "| ttrl, noise | 1 of 3 | 0.15 | 100.00 | 55.00 | 20.00 | 70.00 | 70.00 |" in streams
     assert "| sft accuracy, % | 70 | 72.0 | yes | 2 of 3 seeds |" in promises
 
 
