@@ -14,8 +14,8 @@ from pixelis_fast.agent import AgentConfig
 from pixelis_fast.eval.arm_run import Plan
 from pixelis_fast.eval.arms import Arm
 from pixelis_fast.eval.benchmarks import BENCHMARKS
+from pixelis_fast.eval.journal import FAILURES
 from pixelis_fast.eval.run import REPORT, EvalConfig, main
-from pixelis_fast.types import RolloutStatus
 
 SAMPLES, NO_TOOLS, NOTHING = "samples", "no-tools", "nothing"
 
@@ -68,8 +68,7 @@ def arms(agent: AgentConfig, baseline: str) -> tuple[Arm, ...]:
 
 def num_failed(arm: dict[str, Any]) -> int:
     """Questions that the machine failed on: they count as wrong, and are asked again next time."""
-    failures = (RolloutStatus.FAILED, RolloutStatus.CANCELLED)
-    return sum(arm["statuses"].get(each.value, 0) for each in failures)
+    return sum(arm["statuses"].get(each.value, 0) for each in FAILURES)
 
 
 def results_table(results: dict[str, Any]) -> Table:

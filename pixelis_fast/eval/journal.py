@@ -12,6 +12,9 @@ from typing import Any
 from pixelis_fast.trace import trajectory_from_json
 from pixelis_fast.types import RolloutStatus, Trajectory
 
+FAILURES = (RolloutStatus.FAILED, RolloutStatus.CANCELLED)
+"""A limit of time is not among them: whoever evaluates has set it."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -29,7 +32,7 @@ class Entry:
     @property
     def is_answered(self) -> bool:
         """False where the machine failed, and not the policy: worth asking again."""
-        return self.trajectory.status not in (RolloutStatus.FAILED, RolloutStatus.CANCELLED)
+        return self.trajectory.status not in FAILURES
 
 
 class Journal:

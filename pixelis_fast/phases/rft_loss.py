@@ -42,8 +42,9 @@ class LossConfig:
     """Of each group's best trajectory, where it solved the task."""
     forward_tokens: int = 4096
     """Most tokens behind prompts in one forward. The update of a step of 64 chains of pixelworld-5m
-    took 21 and 28 s at 32768, 12 and 19 s at 8192, 12 and 16 s at 4096 (two steps, one thread):
-    what does not fit the caches is fetched, and pages that are given back are faulted in again."""
+    took 21 and 28 s at 32768, 12 and 19 s at 8192, 12 and 16 s at 4096 (two steps, one thread of a
+    busy machine); the kernel's share of both steps fell from 25 s to 3: large blocks are given back
+    and their pages faulted in again."""
 
 
 @dataclass(frozen=True)
