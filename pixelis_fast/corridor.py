@@ -23,13 +23,15 @@ from torch import Tensor
 
 from pixelis_fast.kernels.token_kl import corridor, token_kl
 
+MIN_PART = 0.1
+
 
 @dataclass(frozen=True)
 class CorridorConfig:
     """The corridor, the controller of beta, and how far an update is scaled back.
 
     Example:
-        CorridorConfig(beta=0.1, bisections=6)
+        CorridorConfig(beta=0.1, searches=6)
     """
 
     low: float = 0.10
@@ -45,8 +47,10 @@ class CorridorConfig:
     """Share of the old mean in the new one; 0 follows every measurement."""
     hysteresis: float = 0.25
     """Share of the corridor's width that the mean must come back inside before beta holds."""
-    bisections: int = 5
+    searches: int = 5
     """Measurements spent to find how much of a step too far still fits; 0 drops it at once."""
+    nearly: float = 0.8
+    """Share of `high` from which on a part that fits is not made larger."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high:
@@ -62,8 +66,10 @@ class CorridorConfig:
             raise ValueError(f"smoothing: expected a number in [0, 1), got {self.smoothing}")
         if not 0 <= self.hysteresis < 0.5:
             raise ValueError(f"hysteresis: expected a number in [0, 0.5), got {self.hysteresis}")
-        if self.bisections < 0:
-            raise ValueError(f"bisections: expected >= 0, got {self.bisections}")
+        if self.searches < 0:
+            raise ValueError(f"searches: expected >= 0, got {self.searches}")
+        if not 0 < self.nearly < 1:
+            raise ValueError(f"nearly: expected a number in (0, 1), got {self.nearly}")
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,9 @@ class KlController:
 def decide(measure: Callable[[float], Drift], config: CorridorConfig) -> Decision:
     """Whole, in part, or not at all; `measure(share)` is the drift with that share of the step.
 
-    The largest share found by bisection whose drift was itself measured and does not leave the
-    corridor at the top.
+    The largest share found whose drift was itself measured and does not leave the corridor at the
+    top. KL grows with about the square of a step: its root is about linear, and the first guess
+    mostly fits.
     """
     full = measure(1.0)
     if not full.is_finite:
@@ -163,18 +170,33 @@ def decide(measure: Callable[[float], Drift], config: CorridorConfig) -> Decisio
     if full.exact <= config.high:
         place = "below" if full.exact < config.low else "inside"
         return Decision(Verdict.PUBLISH, 1.0, full, full, 1, f"{place} the corridor")
-    fits, too_far, best = 0.0, 1.0, full
-    for _ in range(config.bisections):
-        share = (fits + too_far) / 2
-        found = measure(share)
+    fits, too_far, best, tried = (0.0, 0.0), (1.0, full.exact), full, 1
+    while tried <= config.searches and fits[1] < config.nearly * config.high:
+        share = between(fits, too_far, config)
+        found, tried = measure(share), tried + 1
         if found.is_finite and found.exact <= config.high:
-            fits, best = share, found
+            fits, best = (share, found.exact), found
         else:
-            too_far = share
-    tried = 1 + config.bisections
-    if fits == 0.0:
+            too_far = share, found.exact
+    if fits[0] == 0.0:
         return Decision(Verdict.DROP, 0.0, full, full, tried, "no share of the step fits")
-    return Decision(Verdict.SCALE_BACK, fits, best, full, tried, "the whole step is above")
+    return Decision(Verdict.SCALE_BACK, fits[0], best, full, tried, "the whole step is above")
+
+
+def between(
+    fits: tuple[float, float], too_far: tuple[float, float], config: CorridorConfig
+) -> float:
+    """The share to measure next, between two (share, KL): where the root of KL, drawn as a line
+    through both, is in the middle of what is near enough to the top."""
+    low, high = (math.sqrt(max(kl, 0.0)) for _, kl in (fits, too_far))
+    aim = math.sqrt((1 + config.nearly) / 2 * config.high)
+    part = (aim - low) / (high - low) if math.isfinite(high) else 0.5
+    if fits[0] == 0.0 and too_far[0] < 1.0:
+        # The line was wrong once, as where KL is not 0 without the step.
+        part = min(part, 0.5)
+    # Some of the room on both sides: a line that is wrong must still shrink it.
+    part = min(max(part, MIN_PART), 1 - MIN_PART)
+    return fits[0] + part * (too_far[0] - fits[0])
 
 
 @torch.no_grad()

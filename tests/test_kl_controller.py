@@ -102,11 +102,40 @@ def test_a_step_too_far_is_scaled_back_to_what_was_measured():
 
     found = decide(measure, CONFIG)
     assert found.verdict is Verdict.SCALE_BACK
-    assert found.step in asked
-    assert found.step == pytest.approx(0.5, abs=1 / 32)
-    assert found.drift.exact <= CONFIG.high
+    assert found.step == asked[-1]
+    assert pytest.approx(found.drift.exact) == 0.9 * 0.20
     assert found.full.exact == pytest.approx(0.8)
-    assert found.num_measured == len(asked) == 1 + CONFIG.bisections
+    assert found.num_measured == len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    "kl_of",
+    [
+        lambda share: 0.9 * share,
+        lambda share: 0.1 + 0.5 * share**3,
+        lambda share: 40.0 * share**2,
+        lambda share: 0.15 + 0.25 * share if share > 0.3 else 0.01,
+        lambda share: math.nan if share > 0.5 else 0.6 * share,
+        lambda share: 0.5 if share == 1 else math.inf if share > 0.4 else 0.1 * share,
+    ],
+)
+def test_a_curve_that_is_no_parabola_is_searched_too(kl_of):
+    """Whatever it is like, what is published was measured and fits."""
+    asked = {}
+
+    def measure(share):
+        asked[share] = kl_of(share)
+        return drift(asked[share])
+
+    found = decide(measure, CONFIG)
+    if math.isnan(kl_of(1.0)):
+        assert (found.verdict, len(asked)) == (Verdict.DROP, 1)
+        return
+    assert found.verdict is Verdict.SCALE_BACK
+    fitting = [share for share, kl in asked.items() if math.isfinite(kl) and kl <= CONFIG.high]
+    assert found.step == max(fitting)
+    assert found.drift.exact == asked[found.step]
+    assert found.num_measured == len(asked) <= 1 + CONFIG.searches
 
 
 @pytest.mark.parametrize("kl", [math.nan, math.inf])
@@ -117,7 +146,7 @@ def test_a_kl_that_is_no_number_drops_the_update(kl):
 
 def test_an_update_of_which_nothing_fits_is_dropped():
     assert decide(lambda share: drift(0.9), CONFIG).verdict is Verdict.DROP
-    at_once = replace(CONFIG, bisections=0)
+    at_once = replace(CONFIG, searches=0)
     found = decide(lambda share: drift(0.3 * share), at_once)
     assert (found.verdict, found.num_measured) == (Verdict.DROP, 1)
 
@@ -166,7 +195,8 @@ def test_the_canary_refuses_what_became_worse():
         ({"factor": 1.0}, "factor"),
         ({"smoothing": 1.0}, "smoothing"),
         ({"hysteresis": 0.5}, "hysteresis"),
-        ({"bisections": -1}, "bisections"),
+        ({"searches": -1}, "searches"),
+        ({"nearly": 1.0}, "nearly"),
     ],
 )
 def test_settings_are_checked(change, name):

@@ -87,8 +87,13 @@ class Publisher:
         """That can be gone back to."""
         return self._engine.shelf.versions()
 
+    def prepare(self, published: Published) -> None:
+        """All but the pointer's change, beside what is served."""
+        self._engine.prepare(published)
+
     def publish(self, published: Published) -> float:
         """Seconds for which no forward could run."""
+        self.prepare(published)
         return self._between(partial(self._engine.publish_bank, published, salt=self._tenant))
 
     def rollback(self, version: str) -> float:

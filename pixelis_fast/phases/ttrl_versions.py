@@ -78,6 +78,7 @@ class Versions:
     def offer(self, number: int, reason: str, details: Details, audit: AuditLog) -> Outcome:
         """Publishes the updater's bank as update `number`, or undoes the update."""
         candidate = Published.of(self._updater.bank, self._publisher.name(self.base, number))
+        self._publisher.prepare(candidate)
         refusal, canary = self._ask_canary(candidate)
         details = details | {"fingerprint": candidate.fingerprint, "canary": canary}
         if refusal is not None:

@@ -78,6 +78,7 @@ class Engine:
             invariant=self.config.batch_invariant,
             packed_weights=self.config.packed_weights,
             static_decode=self.config.static_decode,
+            merged_bytes=self.config.merged_bytes,
         )
         self._sessions: WeakSet[Session] = WeakSet()
         self._counters = Counters()
@@ -188,12 +189,18 @@ class Engine:
         self._forward.forget_weights()
         self._counters.publishes += 1
 
+    def prepare(self, published: Published) -> None:
+        """What its forwards need, made ahead on any thread: its publish is then a pointer's."""
+        if published.bank is not None:
+            self._forward.prepare(published.bank)
+
     def publish_bank(self, published: Published, *, salt: str = "") -> None:
         """New sessions (of this salt, if one is given) run under this bank: a pointer's change.
 
         Open ones keep theirs; all versions share each forward. Prefixes stay of what can be served
         again: of a thousand versions they would fill the cache's bytes and not be found once.
         """
+        self.prepare(published)
         self.shelf.publish(published, salt=salt)
         self.prefixes.retain(self.shelf.versions())
         self._counters.publishes += 1
@@ -201,6 +208,7 @@ class Engine:
     def rollback(self, version: str, *, salt: str = "") -> Published:
         """New sessions run under a kept version again, bit for bit; ValueError for another."""
         found = self.shelf.rollback(version, salt=salt)
+        self.prepare(found)
         self._counters.publishes += 1
         return found
 

@@ -31,13 +31,16 @@ class EngineConfig:
     """Single tokens run in buffers of their own, on CUDA as recorded graphs; kv_bytes does not
     count them. On a CPU it only costs (policy/static_decode.py). A forward of sessions of several
     versions runs without it."""
+    merged_bytes: int = 1 << 26
+    """Budget of published versions' own matrices, in fp32 (policy/merged.py); a version without
+    is corrected layer by layer, in each forward."""
     prefill_chunk: int | None = None
     """A longer chunk runs as several forwards of up to so many tokens each; None: in one."""
     keep_versions: int = 8
     """Published adapter banks that a rollback can reach."""
 
     def __post_init__(self) -> None:
-        for name in ("vision_cache_bytes", "prefix_cache_bytes"):
+        for name in ("vision_cache_bytes", "prefix_cache_bytes", "merged_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)}")
         for name in ("kv_bytes", "prefill_chunk", "keep_versions"):

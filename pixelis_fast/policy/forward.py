@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from pixelis_fast.policy.adapter_route import apply_by_row
+from pixelis_fast.policy.adapters import AdapterBank
 from pixelis_fast.policy.batch import PackedBatch, VisionFeatures, pack
 from pixelis_fast.policy.chunk import Chunk, Piece, VisionSlot
 from pixelis_fast.policy.decoder import Apply
+from pixelis_fast.policy.merged import MergedVersions
 from pixelis_fast.policy.model import Policy, default_apply
 from pixelis_fast.policy.packed import PackedLinears
 from pixelis_fast.policy.positions import Grid, mrope_positions, text_and_grids
@@ -51,6 +53,7 @@ class Forward:
         invariant: bool = False,
         packed_weights: bool = True,
         static_decode: bool = False,
+        merged_bytes: int = 0,
     ) -> None:
         self.policy = policy
         self._static = StaticDecoder(policy) if static_decode else None
@@ -58,12 +61,20 @@ class Forward:
         self._invariant = invariant
         use_packed = packed_weights and not invariant
         self._apply: Apply = self._packed if use_packed else default_apply(invariant)
+        # An invariant forward has one order of sums, whatever the budget.
+        budget = 0 if invariant else merged_bytes
+        self._merged = MergedVersions(policy, self._apply, byte_budget=budget)
 
     def forget_weights(self) -> None:
         """They changed, perhaps behind torch's back."""
         self._packed.clear()
+        self._merged.clear()
         if self._static is not None:
             self._static.clear()
+
+    def prepare(self, bank: AdapterBank) -> None:
+        """Ahead of a version's first forward; any thread."""
+        self._merged.prepare(bank)
 
     def run(self, pieces: Sequence[Piece], encoded: Encoded) -> Computed:
         """Appends every piece to its cache."""
@@ -74,9 +85,15 @@ class Forward:
         batch = pack([one for one, _ in packed])
         caches = [piece.cache for piece in pieces]
         banks = [piece.bank for piece in pieces]
-        apply = apply_by_row(banks, batch.lengths, self._apply, device=self.policy.device)
+        apply = self._apply_of(banks, batch.lengths)
         hidden_ND = self.policy.hidden(batch, caches, invariant=self._invariant, apply=apply)
         return Computed(hidden_ND, batch.lengths, [position for _, position in packed])
+
+    def _apply_of(self, banks: Sequence[AdapterBank | None], lengths: Sequence[int]) -> Apply:
+        first = banks[0]
+        is_one = first is not None and all(bank is first for bank in banks)
+        merged = self._merged.of(first) if is_one else None
+        return merged or apply_by_row(banks, lengths, self._apply, device=self.policy.device)
 
     def next_logits(self, computed: Computed) -> Tensor:
         """(B, V) behind each piece's last token, fp32 on the CPU."""

@@ -75,12 +75,17 @@ class PackedLinears:
         weight_ID = getattr(module, "weight", None)
         if x_ND.shape[0] < MIN_ROWS or weight_ID is None:
             return module(x_ND)
+        packed = self.pack(weight_ID)
+        return module(x_ND) if packed is None else packed.multiply(x_ND)
+
+    def pack(self, weight_ID: Tensor) -> Packed | None:
+        """The matrix as it is now, packed; None where no library packs it."""
         packed = self._packed.get(id(weight_ID))
         if packed is None or packed.version != updates(weight_ID):
             if not can_pack(weight_ID):
-                return module(x_ND)
+                return None
             packed = self._packed[id(weight_ID)] = pack_weight(weight_ID)
-        return packed.multiply(x_ND)
+        return packed
 
     @property
     def nbytes(self) -> int:

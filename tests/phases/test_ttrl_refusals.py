@@ -31,13 +31,13 @@ def test_a_breach_of_the_corridor_drops_the_update_and_changes_nothing(bench):
 
 
 def test_a_step_too_far_is_scaled_back_into_the_corridor(bench):
-    corridor = CorridorConfig(low=0.001, high=0.01, bisections=6)
+    corridor = CorridorConfig(low=0.001, high=0.01, searches=6)
     learning = bench(corridor=corridor)
     event = learning.step()
     assert event.status is TtrlStatus.PUBLISHED
     assert 0 < event.update["step"] < 1
     assert event.kl <= corridor.high < event.update["full_drift"]["exact"]
-    assert event.update["num_measured"] == 7
+    assert 1 < event.update["num_measured"] <= 7
     assert learning.updater.controller.beta > corridor.beta
 
 

@@ -12,7 +12,7 @@ from tests.phases.ttrl_fixtures import events
 
 
 def test_a_log_is_summed_up(bench):
-    learning = bench(corridor=CorridorConfig(low=0.001, high=0.01, bisections=6))
+    learning = bench(corridor=CorridorConfig(low=0.001, high=0.01, searches=6))
     for number in range(2):
         learning.step(number)
     learning.run.answers = {"24": 2, "7": 2}

@@ -31,7 +31,7 @@ CLOSER = call_text("zoom", media=0, box=[200, 200, 700, 600])
 AGREED = {"24": 3, "7": 1}
 VERSION = "unit#random-0"
 RATE = 1e-2
-NARROW = CorridorConfig(low=0.0005, high=0.001, bisections=0)
+NARROW = CorridorConfig(low=0.0005, high=0.001, searches=0)
 """One step at RATE goes far beyond it."""
 
 
